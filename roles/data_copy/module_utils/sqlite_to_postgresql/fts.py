@@ -1,20 +1,21 @@
 """The full-text entry that Pensieve's own PostgreSQL indexer would write, several times faster.
 
-Pensieve's `PostgreSQLSearchProvider.prepare_fts_data` runs jieba over the metadata of every entity.  `jieba.cut` first
-splits a text into blocks by a regular expression and then segments each block without looking at the others, so it is a
-pure function per block: a block that was seen before need not be segmented again, and screenshots repeat themselves.
-Three memos are kept, each bounded: joined blocks, joined separators, and the segments that the hidden Markov model
-gives for runs of single characters.  The search for the most probable path is done here, with the same floating-point
-operations in the same order as in jieba, so that ties and near-ties fall the same way.
+Pensieve's `PostgreSQLSearchProvider.prepare_fts_data` runs jieba over the metadata of every entity.
+`jieba.cut` first splits a text into blocks by a regular expression and then segments each block without
+looking at the others, so it is a pure function per block: a block that was seen before need not be
+segmented again, and screenshots repeat themselves. Three memos are kept, each bounded: joined blocks,
+joined separators, and the segments that the hidden Markov model gives for runs of single characters.  The
+search for the most probable path is done here, with the same floating-point operations in the same order as
+in jieba, so that ties and near-ties fall the same way.
 
-Needs jieba 0.42.1 (pinned: its dictionary is part of the result).  Equality with Pensieve's function is proven in
-tests/engine/test_fts.py.
+Needs jieba 0.42.1 (pinned: its dictionary is part of the result).  Equality with Pensieve's function is
+proven in tests/engine/test_fts.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import posixpath
 import re
 from collections.abc import Sequence
 from math import log
@@ -33,16 +34,19 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 def storable(text: str) -> str:
     """What PostgreSQL can hold of `text`: NUL becomes U+2400, a lone surrogate U+FFFD, all else stays.
 
-    Both can come out of an escape in OCR JSON (`"\\u0000"`).  Pensieve's indexer fails on such an entity; ours indexes it.
+    Both can come out of an escape in OCR JSON (`"\\u0000"`).  Pensieve's indexer fails on such an entity;
+    ours indexes it.
     """
     return _UNSTORABLE.sub(lambda match: "\u2400" if match.group() == "\0" else "\ufffd", text)
 
 
 def ocr_text(value: Any) -> Any:
-    """Text of an OCR result: the recognised lines, indented JSON if it is no OCR result, `value` itself if no JSON.
+    """Text of an OCR result: the recognised lines, indented JSON if it is no OCR result, `value` itself if
+    no JSON.
 
-    Pensieve lets errors other than a JSON syntax error escape, and then has no entry at all for the entity (`rec_txt` that
-    is no text, an integer of thousands of digits, nesting too deep).  Here these too give `value` itself.
+    Pensieve lets errors other than a JSON syntax error escape, and then has no entry at all for the entity
+    (`rec_txt` that is no text, an integer of thousands of digits, nesting too deep).  Here these too give
+    `value` itself.
     """
     try:
         data = json.loads(value)
@@ -59,16 +63,16 @@ def ocr_text(value: Any) -> Any:
 def searchable_path(filepath: str) -> str:
     """The path with forward slashes, followed by the words of its file name without extension."""
     path = filepath.replace("\\", "/")
-    stem = os.path.splitext(os.path.basename(path))[0]
+    stem = posixpath.splitext(posixpath.basename(path))[0]
     return f"{path} {stem.replace('-', ' ').replace('_', ' ')}"
 
 
 class Tokenizer:
     """`prepare_fts_data` of Pensieve for plain values.
 
-    Loads jieba's dictionary at the first use (about 1 s, 80 MB), never jieba's cache file in the shared temporary
-    folder.  Make one before forking workers and call `load()`: they then share the dictionary.  A pickled instance
-    carries no dictionary and loads it again.
+    Loads jieba's dictionary at the first use (about 1 s, 80 MB), never jieba's cache file in the shared
+    temporary folder.  Make one before forking workers and call `load()`: they then share the dictionary.  A
+    pickled instance carries no dictionary and loads it again.
     """
 
     def __init__(self, memo_entries: int = MEMO_ENTRIES) -> None:
@@ -89,7 +93,9 @@ class Tokenizer:
         self.__init__(**state)  # type: ignore[misc]
 
     def load(self) -> Tokenizer:
-        """Load the dictionary now. Raises ImportError if jieba is missing or another version than the pinned one."""
+        """Load the dictionary now. Raises ImportError if jieba is missing or another version than the
+        pinned one.
+        """
         if self._frequencies:
             return self
         import jieba  # type: ignore[import-untyped,unused-ignore]
@@ -97,8 +103,8 @@ class Tokenizer:
 
         if jieba.__version__ != JIEBA_VERSION:
             raise ImportError(
-                f"found jieba {jieba.__version__}, expected {JIEBA_VERSION}: its dictionary decides the full text. "
-                f"Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
+                f"found jieba {jieba.__version__}, expected {JIEBA_VERSION}, whose dictionary decides the "
+                f"full text. Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
             )
         plain = jieba.Tokenizer()
         frequencies, total = plain.gen_pfdict(plain.get_dict_file())
@@ -114,7 +120,8 @@ class Tokenizer:
         """(filepath, tags, metadata) of the row in `entities_fts` of PostgreSQL.
 
         `tags`: names in the order of entity_tags.id, each tag once.  `metadata`: (key, value) in the order of
-        metadata_entries.id.  Equal to Pensieve's function wherever that returns text that PostgreSQL can hold.
+        metadata_entries.id.  Equal to Pensieve's function wherever that returns text that PostgreSQL can
+        hold.
         """
         lines = [f"{key}: {ocr_text(value) if key == OCR_KEY else value}" for key, value in metadata]
         return (
@@ -154,7 +161,9 @@ class Tokenizer:
         return joined
 
     def _cut_block(self, block: str) -> list[str]:
-        """Words of one block: the most probable path, where runs of single characters go through the Markov model."""
+        """Words of one block: the most probable path, where runs of single characters go through the Markov
+        model.
+        """
         words: list[str] = []
         start = 0
         single = ""
@@ -189,7 +198,8 @@ class Tokenizer:
         best = [0.0] * (length + 1)
         following = [0] * length
         for start in range(length - 1, -1, -1):
-            # A single character is always a way on; a word of frequency 0 is only the beginning of longer ones.
+            # A single character is always a way on; a word of frequency 0 is only the beginning of longer
+            # ones.
             stop = start + 1
             frequency = frequencies.get(block[start])
             top = None
