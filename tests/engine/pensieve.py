@@ -1,0 +1,71 @@
+"""Source databases and target schemas made by Pensieve's own code, in Pensieve's own interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+FILL = Path(__file__).with_name("fill.py")
+INITIALISED = "Initialization completed successfully."
+
+
+def venv() -> Path | None:
+    """The virtual environment with Pensieve that PENSIEVE_VENV names, or None."""
+    folder = os.environ.get("PENSIEVE_VENV", "")
+    return Path(folder) if folder and (Path(folder) / "bin" / "memos").exists() else None
+
+
+class Pensieve:
+    """Runs Pensieve's commands with a home of its own.
+
+    `home`: a folder that is made; its `.memos/config.yaml` asks for vectors of `dimensions` numbers.
+    """
+
+    def __init__(self, folder: Path, home: Path, dimensions: int = 768) -> None:
+        self.folder = folder
+        self.home = home
+        self.dimensions = dimensions
+        config = home / ".memos" / "config.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(
+            f"base_dir: {home}/.memos\ndatabase_path: database.db\ndefault_plugins: [builtin_ocr]\n"
+            f"embedding:\n  num_dim: {dimensions}\n  use_local: false\n"
+        )
+
+    def run(
+        self, *command: str, database: str, stdin: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's programs on `database` (a path or a URI without password)."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
+        environment.update(HOME=str(self.home), MEMOS_DATABASE_PATH=database, LOGFIRE_SEND_TO_LOGFIRE="false")
+        environment.pop("PYTHONPATH", None)
+        result = subprocess.run(
+            [str(self.folder / "bin" / command[0]), *command[1:]],
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and result.returncode:
+            raise RuntimeError(
+                f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
+            )
+        return result
+
+    def init(self, database: str) -> None:
+        """Make Pensieve's tables in `database`."""
+        result = self.run("memos", "init", database=database)
+        if INITIALISED not in result.stdout:
+            raise RuntimeError(f"memos init did not finish:\n{result.stdout}{result.stderr}")
+
+    def fill(self, database: Path, screenshots: int, seed: int = 1) -> None:
+        """Add screenshots to an initialised SQLite database, then leave it without a write-ahead log."""
+        self.run("python", str(FILL), str(screenshots), str(seed), database=str(database))
+
+    def make_source(self, database: Path, screenshots: int, seed: int = 1) -> Path:
+        """A SQLite database with Pensieve's schema and `screenshots` screenshots."""
+        self.init(str(database))
+        self.fill(database, screenshots, seed)
+        return database
