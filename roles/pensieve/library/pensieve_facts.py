@@ -1,0 +1,292 @@
+#!/usr/bin/python
+"""Ansible module: find a Pensieve installation and say what stands in the way of moving it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pensieve_facts
+short_description: Find a Pensieve installation and what stands in the way of moving it
+description:
+  - Reads the installation of one user, its interpreter, its C(config.yaml), its services and its database settings.
+  - Changes nothing. What would make a migration fail is returned as RV(problems), each with what was found, what was
+    expected and the command that helps.
+options:
+  user_home:
+    description: Home of the user who runs Pensieve. Its C(.memos/config.yaml) is read for the rest.
+    type: path
+    required: true
+  venv:
+    description:
+      - Virtual environment that holds the package C(memos).
+      - Found from RV(installation.services) or the PATH when empty.
+    type: path
+    default: ''
+attributes:
+  check_mode:
+    support: full
+    description: It only reads.
+  diff_mode:
+    support: none
+    description: It changes nothing.
+author:
+  - Pensieve migration maintainers (@pensieve-migration)
+"""
+
+EXAMPLES = r"""
+- name: Find Pensieve
+  pensieve_facts:
+    user_home: /home/ada
+  register: found
+"""
+
+RETURN = r"""
+installation:
+  description: What was found. Keys are missing where a problem kept them from being read.
+  returned: always
+  type: dict
+  sample: {"version": "0.30.1", "database": "/home/ada/.memos/database.db", "endpoint": "http://127.0.0.1:8839"}
+problems:
+  description: What stands in the way, in the order in which it was met.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - code: extension_loading
+      found: "the sqlite3 of /opt/venv/bin/python cannot load extensions"
+      expected: "an interpreter whose sqlite3 has enable_load_extension"
+      next: "make Pensieve's virtual environment anew with /usr/bin/python3 -m venv"
+      curable: false
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pensieve_process import find, healthy
+
+PROBE = r"""
+import importlib.metadata as metadata, importlib.util as util, json, os, sqlite3, sys
+from pathlib import Path
+out = {"python": sys.executable, "python_version": sys.version.split()[0]}
+def say():
+    print("PROBE" + json.dumps(out)); sys.exit()
+out["extension_loading"] = hasattr(sqlite3.Connection, "enable_load_extension")
+try:
+    out["version"] = metadata.version("memos")
+except metadata.PackageNotFoundError:
+    say()
+import yaml
+try:
+    config = yaml.safe_load(Path(os.environ["PENSIEVE_CONFIG"]).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("the top level is %s, not a mapping" % type(config).__name__)
+except (yaml.YAMLError, ValueError) as error:
+    out["config_error"] = " ".join(str(error).split())
+    say()
+import sqlalchemy
+from sqlalchemy.engine import make_url
+out["sqlalchemy"] = sqlalchemy.__version__
+try:
+    dialect = make_url("postgresql://").get_dialect()
+    out["postgres_driver"] = dialect.driver
+    dialect.import_dbapi()
+    out["postgres_driver_present"] = True
+except ImportError:
+    out["postgres_driver_present"] = False
+root = Path(util.find_spec("memos").origin).parent
+plugin = root / "plugins" / "structured_vlm"
+out["prompt_missing"] = plugin.is_dir() and not list(plugin.glob("prompt_v1.*"))
+try:
+    from memos.config import Settings
+    settings = Settings()
+except Exception as error:
+    out["config_error"] = " ".join(str(error).split())
+    say()
+database = settings.resolved_database_path
+if database is None and settings.database_path.startswith("sqlite:///"):
+    database = settings.database_path[len("sqlite:///"):]
+out.update(
+    base_dir=str(settings.resolved_base_dir), database_setting=settings.database_path, is_sqlite=settings.is_sqlite,
+    database=None if database is None else str(database), screenshots_dir=str(settings.resolved_screenshots_dir),
+    port=settings.server_port, endpoint=settings.server_endpoint, dimensions=settings.embedding.num_dim,
+)
+say()
+"""
+
+
+def problem(code: str, found: str, expected: str, next_step: str, curable: bool = False) -> dict[str, Any]:
+    """One obstacle, in the four parts that every message of this project has (the caller adds what is untouched)."""
+    return {"code": code, "found": found, "expected": expected, "next": next_step, "curable": curable}
+
+
+def find_venv(home: Path, processes: list[Any]) -> Path | None:
+    """The virtual environment of a running service, else of the `memos` on the PATH, else a usual place in the home."""
+    candidates = []
+    for process in processes:
+        argv = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        candidates.append(Path(os.fsdecode(argv[0])).parent.parent)
+    on_path = shutil.which("memos") or shutil.which("pen")
+    if on_path:
+        candidates += [Path(on_path).parent.parent, Path(on_path).resolve().parent.parent]
+    candidates += [home / ".memos" / "venv", home / ".local" / "pipx" / "venvs" / "memos", home / ".venv"]
+    for candidate in candidates:
+        if (candidate / "bin" / "python").exists() and list(candidate.glob("lib/python*/site-packages/memos")):
+            return candidate
+    return None
+
+
+def run_probe(python: Path, home: Path, config: Path) -> dict[str, Any]:
+    """What Pensieve's own interpreter says; {"error": …} when it does not run."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MEMOS_", "PYTHON"))}
+    environment.update(HOME=str(home), PENSIEVE_CONFIG=str(config))
+    try:
+        done = subprocess.run(
+            [str(python), "-c", PROBE], env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error)}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("PROBE")]
+    if not lines:
+        return {"error": (done.stderr or done.stdout).strip()[-800:]}
+    answer: dict[str, Any] = json.loads(lines[-1][len("PROBE") :])
+    return answer
+
+
+def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any]]:
+    """Problems that the probe's answer shows."""
+    if "error" in probe:
+        return [
+            problem(
+                "interpreter",
+                f"{venv}/bin/python does not run: {probe['error']}",
+                "the working interpreter of Pensieve's virtual environment",
+                f"run `{venv}/bin/python -m memos.commands version` and mend what it says",
+            )
+        ]
+    if "version" not in probe:
+        return [
+            problem(
+                "memos_missing",
+                f"no package memos in {venv}",
+                "the virtual environment that holds Pensieve",
+                "say which one it is: -e pensieve_venv=/path/to/venv",
+            )
+        ]
+    problems = []
+    if not probe["extension_loading"]:
+        problems.append(
+            problem(
+                "extension_loading",
+                f"the sqlite3 of {venv}/bin/python (Python {probe['python_version']}) cannot load extensions",
+                "an interpreter built with loadable SQLite extensions; Pensieve itself cannot run without (pyenv's and "
+                "python.org's builds lack them, Debian's and Ubuntu's have them)",
+                "make Pensieve's virtual environment anew: /usr/bin/python3 -m venv NEW && NEW/bin/pip install memos=="
+                f"{probe['version']}, then -e pensieve_venv=NEW",
+            )
+        )
+    if "config_error" in probe:
+        problems.append(
+            problem(
+                "config_invalid",
+                f"{config}: {probe['config_error']}",
+                "a config.yaml that Pensieve can read",
+                f"mend {config} (line and column stand above), then run the playbook again",
+            )
+        )
+        return problems
+    if not probe["postgres_driver_present"]:
+        problems.append(
+            problem(
+                "postgres_driver",
+                f"SQLAlchemy {probe['sqlalchemy']} wants {probe['postgres_driver']} for postgresql://, which is not installed",
+                "psycopg2 with SQLAlchemy < 2.1, with which Pensieve works",
+                f"{venv}/bin/pip install 'SQLAlchemy<2.1' psycopg2-binary (or leave pensieve_manage_packages at true)",
+                curable=True,
+            )
+        )
+    elif probe["postgres_driver"] != "psycopg2":
+        problems.append(
+            problem(
+                "postgres_driver",
+                f"SQLAlchemy {probe['sqlalchemy']} uses {probe['postgres_driver']}, with which every search of Pensieve fails "
+                "(function vector(unknown) does not exist)",
+                "psycopg2 with SQLAlchemy < 2.1",
+                f"{venv}/bin/pip install 'SQLAlchemy<2.1' psycopg2-binary (or leave pensieve_manage_packages at true)",
+                curable=True,
+            )
+        )
+    if probe["prompt_missing"]:
+        problems.append(
+            problem(
+                "prompt_missing",
+                f"memos {probe['version']} lacks plugins/structured_vlm/prompt_v1.txt, so `memos serve` cannot start",
+                "that file from Pensieve's repository, or memos 0.31.0 and older",
+                "put the file there, start Pensieve, then run the playbook again",
+            )
+        )
+    return problems
+
+
+def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Installation and problems of one user's Pensieve."""
+    config = home / ".memos" / "config.yaml"
+    processes = find(home)
+    facts: dict[str, Any] = {
+        "home": str(home),
+        "config": str(config),
+        "services": sorted({process.service for process in processes}),
+        "overrides": sorted({name for process in processes for name in process.overrides if name == "MEMOS_DATABASE_PATH"}),
+    }
+    if not config.is_file():
+        return facts, [
+            problem(
+                "config_missing",
+                f"no {config}",
+                "the home of a user who runs Pensieve",
+                "say whose it is: -e pensieve_user_home=/home/NAME",
+            )
+        ]
+    venv = Path(wanted_venv) if wanted_venv else find_venv(home, processes)
+    if venv is None or not (venv / "bin" / "python").exists():
+        return facts, [
+            problem(
+                "venv_missing",
+                f"no virtual environment with Pensieve ({wanted_venv or 'looked at running services, the PATH and ' + str(home)})",
+                "the virtual environment that holds the package memos",
+                "say which one it is: -e pensieve_venv=/path/to/venv",
+            )
+        ]
+    probe = run_probe(venv / "bin" / "python", home, config)
+    facts.update(probe, venv=str(venv))
+    problems = judge(probe, venv, config)
+    if facts["overrides"]:
+        problems.append(
+            problem(
+                "environment_override",
+                "a running service has MEMOS_DATABASE_PATH in its environment, which beats config.yaml",
+                "services that take database_path from config.yaml",
+                "unset MEMOS_DATABASE_PATH where Pensieve is started, restart Pensieve, then run the playbook again",
+            )
+        )
+    if "endpoint" in facts:
+        facts["healthy"] = healthy(facts["endpoint"])
+    return facts, problems
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={"user_home": {"type": "path", "required": True}, "venv": {"type": "path", "default": ""}},
+        supports_check_mode=True,
+    )
+    installation, problems = gather(Path(module.params["user_home"]), module.params["venv"])
+    module.exit_json(changed=False, installation=installation, problems=problems)
+
+
+if __name__ == "__main__":
+    main()

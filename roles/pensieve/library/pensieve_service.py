@@ -1,0 +1,251 @@
+#!/usr/bin/python
+"""Ansible module: stop and start the services of one Pensieve installation, with proof."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pensieve_service
+short_description: Stop and start the services of one Pensieve installation, with proof
+description:
+  - C(memos stop) always exits 0 and ends processes of other users' installations too. This module ends only the
+    processes of the given home, and calls them stopped when they are gone, the port is closed and nothing has the
+    database open.
+  - Starting means C(memos start); where another installation on the machine keeps C(memos start) from doing anything,
+    the service is started as C(memos start) would. Started means that health and libraries answer 200.
+options:
+  user_home:
+    description: Home of the user who runs Pensieve.
+    type: path
+    required: true
+  venv:
+    description: Virtual environment that holds the package C(memos).
+    type: path
+    required: true
+  endpoint:
+    description: Address of the server, like C(http://127.0.0.1:8839).
+    type: str
+    required: true
+  base_dir:
+    description: Pensieve's base directory; log and pid files are below it.
+    type: path
+    required: true
+  database:
+    description: SQLite file that nothing may have open after a stop.
+    type: path
+  services:
+    description: Services to start. All running ones are stopped in any case.
+    type: list
+    elements: str
+    choices: [serve, record, watch]
+    default: [serve]
+  state:
+    description: What to reach.
+    type: str
+    choices: [started, stopped]
+    required: true
+  timeout:
+    description: Seconds to wait for either.
+    type: int
+    default: 90
+attributes:
+  check_mode:
+    support: full
+    description: Says what it would do.
+  diff_mode:
+    support: none
+    description: There is no text to compare.
+author:
+  - Pensieve migration maintainers (@pensieve-migration)
+"""
+
+EXAMPLES = r"""
+- name: Stop Pensieve
+  pensieve_service:
+    user_home: /home/ada
+    venv: /home/ada/.memos/venv
+    endpoint: http://127.0.0.1:8839
+    base_dir: /home/ada/.memos
+    database: /home/ada/.memos/database.db
+    state: stopped
+"""
+
+RETURN = r"""
+services:
+  description: Services that ran before.
+  returned: always
+  type: list
+  elements: str
+  sample: [serve, watch]
+at:
+  description: When the first process was told to stop, or the server answered again, in seconds since 1970.
+  returned: always
+  type: float
+seconds:
+  description: How long it took.
+  returned: always
+  type: float
+"""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.pensieve_process import SERVICES, answers, find, healthy, holders
+
+POLL = 0.1
+"""Seconds between two looks."""
+
+
+def wait(done: Callable[[], bool], seconds: float) -> bool:
+    """Look until `done` or until `seconds` have passed."""
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Signal a process that may be gone already."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
+    """Last lines of a service's log."""
+    log = base_dir / "logs" / f"{service}.log"
+    if not log.is_file():
+        return f"(no {log})"
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+class Installation:
+    """The services of one installation."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        params = module.params
+        self.module = module
+        self.home = Path(params["user_home"])
+        self.python = Path(params["venv"]) / "bin" / "python"
+        self.endpoint: str = params["endpoint"]
+        self.base_dir = Path(params["base_dir"])
+        self.database = Path(params["database"]) if params["database"] else None
+        self.timeout = float(params["timeout"])
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
+        self.environment["HOME"] = str(self.home)
+
+    def running(self) -> list[str]:
+        """Services that run now, in the order in which they start."""
+        present = {process.service for process in find(self.home)}
+        return [service for service in SERVICES if service in present]
+
+    def stop(self) -> None:
+        """Stop every service; fail with the reason when one does not go, or comes back."""
+        for service in reversed(SERVICES):
+            pids = [process.pid for process in find(self.home) if process.service == service]
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                for pid in pids:
+                    send(pid, number)
+                if wait(lambda: not {process.pid for process in find(self.home)} & set(pids), 10):
+                    break
+        held: list[int] = []
+
+        def free() -> bool:
+            nonlocal held
+            held = holders(self.database) if self.database else []
+            return not self.running() and not held and answers(self.endpoint, "/api/health", 1.0) is None
+
+        if not wait(free, min(self.timeout, 20)):
+            self.module.fail_json(
+                msg=f"Pensieve does not stay stopped. Found: services {self.running() or 'none'}, processes {held} with "
+                f"{self.database} open, {self.endpoint} answering {answers(self.endpoint, '/api/health', 1.0)}. "
+                "Expected: none of these. Untouched: both databases and every setting. "
+                "Next: end what restarts it (systemd unit, launch script) or has the file open, then run the playbook again."
+            )
+
+    def start(self, services: list[str]) -> None:
+        """Start services, serve first; return when the server and its database answer."""
+        for service in services:
+            subprocess.run(
+                [str(self.python), "-m", "memos.commands", "start", service],
+                env=self.environment,
+                cwd=str(self.home),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=60,
+                check=False,
+            )
+            if service not in self.running():
+                self.start_directly(service)
+            if service == "serve" and not wait(self.up, self.timeout):
+                state = "runs, but its database does not answer" if "serve" in self.running() else "died"
+                self.module.fail_json(
+                    msg=f"Pensieve's server {state}: {self.endpoint}/api/libraries is not 200 after {self.timeout:.0f} s. "
+                    f"Its log ends with:\n{log_tail(self.base_dir, 'serve')}"
+                )
+
+    def up(self) -> bool:
+        """Healthy, and by a process of this installation."""
+        return "serve" in self.running() and healthy(self.endpoint)
+
+    def start_directly(self, service: str) -> None:
+        """Start a service as `memos start` does, which takes another installation's process for this one's."""
+        for folder in ("logs", "pids"):
+            (self.base_dir / folder).mkdir(parents=True, exist_ok=True)
+        with (self.base_dir / "logs" / f"{service}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(self.python), "-m", "memos.commands", service],
+                env=self.environment,
+                cwd=str(self.home),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        (self.base_dir / "pids" / f"{service}.pid").write_text(str(process.pid), encoding="ascii")
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "user_home": {"type": "path", "required": True},
+            "venv": {"type": "path", "required": True},
+            "endpoint": {"type": "str", "required": True},
+            "base_dir": {"type": "path", "required": True},
+            "database": {"type": "path"},
+            "services": {"type": "list", "elements": "str", "choices": list(SERVICES), "default": ["serve"]},
+            "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
+            "timeout": {"type": "int", "default": 90},
+        },
+        supports_check_mode=True,
+    )
+    installation = Installation(module)
+    begun, clock = time.time(), time.monotonic()
+    before = installation.running()
+    wanted: list[str] = module.params["services"]
+    if module.params["state"] == "stopped":
+        changed, act = bool(before), installation.stop
+    else:
+        missing = [service for service in SERVICES if service in wanted and service not in before]
+        changed, act = bool(missing), lambda: installation.start(missing)
+    if not module.check_mode and (changed or module.params["state"] == "stopped"):
+        act()
+    if module.params["state"] == "started" and not changed and not installation.up():
+        module.fail_json(msg=f"Pensieve runs, but {installation.endpoint}/api/libraries does not answer 200.")
+    result: dict[str, Any] = {"changed": changed, "services": before, "seconds": round(time.monotonic() - clock, 3)}
+    result["at"] = begun if module.params["state"] == "stopped" else time.time()
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

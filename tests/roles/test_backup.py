@@ -1,0 +1,94 @@
+"""The backup is complete, and settings come back byte for byte or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backup_files import content_of, restore, save, sha256
+from sqlite_backup import copy
+
+
+class Refused(Exception):
+    """What a module's fail_json does to the one who called it."""
+
+
+class Module:
+    """The two things that restoring needs of an Ansible module."""
+
+    check_mode = False
+
+    def fail_json(self, msg: str) -> None:
+        raise Refused(msg)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A settings file as it was saved, then as the migration wrote it; and its entry in the manifest."""
+    config = tmp_path / "config.yaml"
+    config.write_bytes(b"database_path: database.db\r\n")
+    config.chmod(0o640)
+    entries = [save(config, tmp_path / "0-config.yaml", False), save(tmp_path / "new.env", tmp_path / "1-new.env", False)]
+    config.write_bytes(b"database_path: postgresql://x\r\n")
+    config.chmod(0o644)
+    (tmp_path / "new.env").write_bytes(b"A=1\n")
+    return config, [{**entry, "written": sha256(content_of(Path(entry["path"])) or b"")} for entry in entries]
+
+
+def test_restoring_gives_bytes_and_mode_back_and_removes_what_was_not_there(saved: Any) -> None:
+    config, entries = saved
+    changed, differences = restore(Module(), entries, False)  # type: ignore[arg-type]
+    assert changed
+    assert "+database_path: database.db" in differences[0]
+    assert config.read_bytes() == b"database_path: database.db\r\n"
+    assert config.stat().st_mode & 0o7777 == 0o640
+    assert not (config.parent / "new.env").exists()
+    assert restore(Module(), entries, False) == (False, [])  # type: ignore[arg-type]
+
+
+def test_an_edit_by_hand_stops_it_before_anything_changes(saved: Any) -> None:
+    config, entries = saved
+    (config.parent / "new.env").write_bytes(b"A=1\nMINE=2\n")
+    with pytest.raises(Refused, match=r"edited since the switch(?s:.*)-MINE=2(?s:.*)rollback_overwrite_config=true"):
+        restore(Module(), entries, False)  # type: ignore[arg-type]
+    assert config.read_bytes() == b"database_path: postgresql://x\r\n"
+    restore(Module(), entries, True)  # type: ignore[arg-type]
+    assert config.read_bytes() == b"database_path: database.db\r\n"
+
+
+def test_a_damaged_copy_stops_it_before_anything_changes(saved: Any) -> None:
+    config, entries = saved
+    Path(entries[0]["copy"]).write_bytes(b"something else")
+    with pytest.raises(Refused, match="not what the manifest says"):
+        restore(Module(), entries, True)  # type: ignore[arg-type]
+    assert config.read_bytes() == b"database_path: postgresql://x\r\n"
+    assert (config.parent / "new.env").exists()
+
+
+def test_the_backup_has_what_stands_in_the_wal(tmp_path: Path) -> None:
+    source, destination = tmp_path / "database.db", tmp_path / "copy.db"
+    writer = sqlite3.connect(source)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("CREATE TABLE t (v)")
+    writer.commit()
+    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    writer.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(1000)])
+    writer.commit()
+    before = source.read_bytes()
+    copy(source, destination)
+    with contextlib.closing(sqlite3.connect(destination)) as reader:
+        assert reader.execute("SELECT count(*), sum(v) FROM t").fetchone() == (1000, 499500)
+    assert source.read_bytes() == before
+    assert destination.stat().st_mode & 0o7777 == 0o600
+    writer.close()
+
+
+def test_a_damaged_source_leaves_no_copy(tmp_path: Path) -> None:
+    source = tmp_path / "database.db"
+    source.write_bytes(b"SQLite format 3\0" + b"x" * 8192)
+    with pytest.raises(sqlite3.DatabaseError):
+        copy(source, tmp_path / "copy.db")
+    assert list(tmp_path.iterdir()) == [source]
