@@ -4,7 +4,7 @@
       home/.memos/config.yaml, database.db, screenshots/, projects/, logs/
       pensieve-venv/          Pensieve (elsewhere when given)
       autotasktracker/        the AutoTaskTracker-like consumer and its environment
-      installation.json       what was made; missing while the making is not complete
+      installation.json       what it is made of, and whether the making is complete
 
 Only processes whose HOME is this home are ever stopped.
 """
@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -103,16 +104,18 @@ class Installation:
             known = json.loads((root / "installation.json").read_text())
         except FileNotFoundError:
             raise Refusal(
-                f"Found: no sample installation in {root}.\nExpected: one that `make` completed.\n"
+                f"Found: no sample installation in {root}.\nExpected: one that `make` made.\n"
                 f"Untouched: everything.\nNext: python3 -m sample_installation make {root}"
             ) from None
+        known.pop("complete")
         return cls(Settings(**{**known, "root": root, "venv": Path(known["venv"])}))
 
     def make(self) -> None:
         """Fill a fresh Pensieve unless that was done before, and leave it running."""
-        known = json.loads(json.dumps(asdict(self.settings), default=str))
-        if self.record.exists():
-            if json.loads(self.record.read_text()) != known:
+        known = {**json.loads(json.dumps(asdict(self.settings), default=str)), "complete": True}
+        found = json.loads(self.record.read_text()) if self.record.exists() else {}
+        if found.get("complete"):
+            if found != known:
                 raise Refusal(
                     f"Found: {self.settings.root} holds a sample installation made with other settings.\n"
                     f"Expected: {json.dumps(known)}.\nUntouched: it, and everything else.\n"
@@ -120,6 +123,7 @@ class Installation:
                 )
             self.start()
             return
+        self.record.write_text(json.dumps({**known, "complete": False}))
         self._stop_processes()
         shutil.rmtree(self.settings.home, ignore_errors=True)
         (self.base / "screenshots").mkdir(parents=True)
@@ -144,12 +148,14 @@ class Installation:
         self._serve(
             "services",
             ["-m", "sample_installation.services", "--port", port],
+            self.settings.port + 1,
             lambda: _answers(f"{self.services_endpoint}/"),
         )
         # Health alone answers with a broken database too.
         self._serve(
             "serve",
             ["-m", "memos.commands", "serve"],
+            self.settings.port,
             lambda: _answers(f"{self.endpoint}/api/health") and _answers(f"{self.endpoint}/api/libraries"),
         )
 
@@ -184,10 +190,19 @@ class Installation:
             raise self._refusal(f"{name} ended with {done.returncode}", log)
         log.unlink()
 
-    def _serve(self, name: str, arguments: list[str], ready: Callable[[], bool]) -> None:
-        """Start a service in the background unless it answers, and wait until it does."""
-        if ready():
+    def _serve(self, name: str, arguments: list[str], port: int, ready: Callable[[], bool]) -> None:
+        """Start a service in the background unless it runs, and wait until it answers."""
+        if self._processes(arguments[1]):
+            if not _wait(ready, SECONDS_TO_START):
+                raise self._refusal(f"{name} does not answer", self.base / "logs" / f"{name}.log")
             return
+        if _open(port):
+            raise Refusal(
+                f"Found: something else listens on port {port}.\n"
+                f"Expected: {self.settings.port} and {self.settings.port + 1} free for the sample.\n"
+                f"Untouched: it, and everything outside {self.settings.root}.\n"
+                "Next: stop it, or choose another port (`scripts/migrate --demo`: DEMO_PORT=…)."
+            )
         log = self.base / "logs" / f"{name}.log"
         environment = self._environment()
         if name == "services":
@@ -226,8 +241,9 @@ class Installation:
             "Untouched: the files.\nNext: look at them with `ps`."
         )
 
-    def _processes(self) -> list[int]:
-        """Ids of processes that run Pensieve or the sample's services with this HOME."""
+    def _processes(self, *modules: str) -> list[int]:
+        """Ids of processes that run one of `modules` with this HOME; by default Pensieve and its services."""
+        wanted = [module.encode() for module in modules or ("memos.commands", "sample_installation.services")]
         mine = f"HOME={self.settings.home}".encode()
         found = []
         for folder in Path("/proc").iterdir():
@@ -238,8 +254,7 @@ class Installation:
                 environment = (folder / "environ").read_bytes().split(b"\0")
             except OSError:  # gone meanwhile, or another user's
                 continue
-            service = b"memos.commands" in command or b"sample_installation.services" in command
-            if service and mine in environment:
+            if mine in environment and any(module in command for module in wanted):
                 found.append(int(folder.name))
         return found
 
@@ -249,6 +264,12 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def _open(port: int) -> bool:
+    """Whether something listens on the loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _answers(url: str) -> bool:
