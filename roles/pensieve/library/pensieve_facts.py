@@ -168,27 +168,29 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
                 f"run `{venv}/bin/python -m memos.commands version` and mend what it says",
             )
         ]
-    if "version" not in probe:
-        return [
-            problem(
-                "memos_missing",
-                f"no package memos in {venv}",
-                "the virtual environment that holds Pensieve",
-                "say which one it is: -e pensieve_venv=/path/to/venv",
-            )
-        ]
     problems = []
     if not probe["extension_loading"]:
+        version = f"=={probe['version']}" if "version" in probe else ""
         problems.append(
             problem(
                 "extension_loading",
                 f"the sqlite3 of {venv}/bin/python (Python {probe['python_version']}) cannot load extensions",
                 "an interpreter built with loadable SQLite extensions; Pensieve itself cannot run without (pyenv's and "
                 "python.org's builds lack them, Debian's and Ubuntu's have them)",
-                "make Pensieve's virtual environment anew: /usr/bin/python3 -m venv NEW && NEW/bin/pip install memos=="
-                f"{probe['version']}, then -e pensieve_venv=NEW",
+                f"make Pensieve's virtual environment anew: /usr/bin/python3 -m venv NEW && NEW/bin/pip install memos{version}, "
+                "then -e pensieve_venv=NEW",
             )
         )
+    if "version" not in probe:
+        problems.append(
+            problem(
+                "memos_missing",
+                f"no package memos in {venv}",
+                "the virtual environment that holds Pensieve",
+                "say which one it is: -e pensieve_venv=/path/to/venv",
+            )
+        )
+        return problems
     if "config_error" in probe:
         problems.append(
             problem(

@@ -1,0 +1,71 @@
+"""A real Pensieve for the tests of the playbooks, and a way to run these."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sample_installation.installation import Installation, Settings
+
+ROOT = Path(__file__).parents[2]
+
+Playbook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on the loopback interface that nothing listens on, one after the other."""
+    for first in range(20000, 30000, count + 1):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return list(range(first, first + count))
+    raise RuntimeError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def pensieve_venv() -> Path:
+    """The virtual environment with Pensieve that `scripts/test` makes."""
+    path = os.environ.get("PENSIEVE_VENV")
+    if not path:
+        pytest.fail("PENSIEVE_VENV is not set; run scripts/test, which makes that environment")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory, pensieve_venv: Path) -> Iterator[Installation]:
+    """A real Pensieve with a few records, running on SQLite."""
+    settings = Settings(
+        root=tmp_path_factory.mktemp("sample"),
+        version="0.30.1",
+        venv=pensieve_venv,
+        port=free_ports(2)[0],
+        count=20,
+    )
+    installation = Installation(settings)
+    installation.make()
+    yield installation
+    installation.remove()
+
+
+@pytest.fixture
+def playbook() -> Playbook:
+    """Runs a playbook from the root as a person does, with extra variables."""
+
+    def run(name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        ansible = Path(sys.executable).parent / "ansible-playbook"
+        command = [str(ansible) if ansible.exists() else shutil.which("ansible-playbook") or "ansible-playbook", name, *options]
+        for variable, value in variables.items():
+            command += ["-e", f"{variable}={value}"]
+        environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    return run

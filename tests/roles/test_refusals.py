@@ -1,0 +1,150 @@
+"""What cannot work is refused before anything has changed, with found, expected, untouched and the next command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sample_installation.installation import Installation
+
+from .conftest import Playbook, free_ports
+
+pytestmark = pytest.mark.pensieve
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Digest of every file of a folder; what a running server writes by itself is left out."""
+    moving = {"logs", "pids", "database.db-wal", "database.db-shm"}
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not moving & set(path.relative_to(folder).parts)
+    }
+
+
+@pytest.fixture
+def home(tmp_path: Path, sample: Installation) -> Path:
+    """A copy of the sample's settings and database in another home, where a test may break them; nothing runs there."""
+    config = tmp_path / "home" / ".memos" / "config.yaml"
+    config.parent.mkdir(parents=True)
+    shutil.copy(sample.base / "config.yaml", config)
+    shutil.copy(sample.base / "database.db", config.parent / "database.db")
+    return tmp_path / "home"
+
+
+def refused(playbook: Playbook, home: Path, found: str, next_step: str, **variables: str) -> None:
+    """Run the preflight alone; require the refusal's text, and that nothing in the home has changed."""
+    before = tree(home)
+    done = playbook("migrate.yml", "--tags", "preflight", pensieve_user_home=str(home), **variables)
+    said = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert done.returncode == 2, said
+    assert re.search(rf"Found: [^:]*?{found}", said) or re.search(rf"Found: .*?{found}.*?Expected:", said), said
+    for part in ("Expected: ", "Untouched: everything"):
+        assert part in said, said
+    assert re.search(rf"Next: .*?{next_step}", said), said
+    assert "changed=0" in said, said
+    assert tree(home) == before
+
+
+def test_no_sqlite_database(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
+    (home / ".memos" / "database.db").unlink()
+    refused(playbook, home, "no SQLite database at", "pensieve_user_home", pensieve_venv=str(pensieve_venv))
+
+
+def test_no_pensieve_at_all(playbook: Playbook, tmp_path: Path) -> None:
+    refused(playbook, tmp_path, r"no .*/\.memos/config\.yaml", "-e pensieve_user_home=/home/NAME")
+
+
+def test_corrupt_database(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
+    database = home / ".memos" / "database.db"
+    with database.open("r+b") as file:
+        for page in range(2, 40):
+            file.seek(page * 4096)
+            file.write(os.urandom(2048))
+    refused(playbook, home, "is damaged|cannot be read", r"\.recover", pensieve_venv=str(pensieve_venv))
+
+
+def test_config_that_is_no_yaml(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
+    (home / ".memos" / "config.yaml").write_text("base_dir: [never closed\ndatabase_path: x\n")
+    refused(playbook, home, r"config\.yaml: .*line \d+", "mend .*config.yaml", pensieve_venv=str(pensieve_venv))
+
+
+def test_already_on_postgresql(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
+    config = home / ".memos" / "config.yaml"
+    config.write_text(f"{config.read_text()}\n".replace("'database.db'", "postgresql://me:hush@db.example.org/memos"))
+    refused(playbook, home, "already on PostgreSQL", "nothing to do", pensieve_venv=str(pensieve_venv))
+    done = playbook("migrate.yml", "--tags", "preflight", pensieve_user_home=str(home), pensieve_venv=str(pensieve_venv))
+    assert "hush" not in done.stdout + done.stderr
+
+
+def test_pensieve_that_does_not_run(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
+    config = home / ".memos" / "config.yaml"
+    config.write_text(config.read_text().replace("server_port: ", "server_port: 1"[:-1] + f"{free_ports(1)[0]} # was "))
+    refused(playbook, home, "does not answer", "memos start", pensieve_venv=str(pensieve_venv))
+
+
+def test_not_enough_disk(playbook: Playbook, sample: Installation, pensieve_venv: Path) -> None:
+    refused(
+        playbook,
+        sample.settings.home,
+        "free for",
+        "pensieve_state_dir=",
+        pensieve_venv=str(pensieve_venv),
+        preflight_reserve_bytes=str(10**18),
+    )
+
+
+def test_port_taken_by_something_else(playbook: Playbook, sample: Installation, pensieve_venv: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        refused(
+            playbook,
+            sample.settings.home,
+            f"{port}",
+            "postgres_port=",
+            pensieve_venv=str(pensieve_venv),
+            postgres_port=str(port),
+            postgres_container_name="refusals",
+            postgres_volume_name="refusals",
+        )
+
+
+def test_no_docker_and_not_allowed_to_install_it(
+    playbook: Playbook, sample: Installation, pensieve_venv: Path, tmp_path: Path
+) -> None:
+    refused(
+        playbook,
+        sample.settings.home,
+        "Docker",
+        "postgres_install_docker",
+        pensieve_venv=str(pensieve_venv),
+        postgres_docker_host=f"unix://{tmp_path}/docker.sock",
+        postgres_install_docker="false",
+    )
+
+
+def interpreter_without_extension_loading(folder: Path) -> Path:
+    """A virtual environment whose sqlite3 cannot load extensions: a real one where this machine has one."""
+    check = "import sqlite3, sys; sys.exit(hasattr(sqlite3.Connection, 'enable_load_extension'))"
+    for python in (sys.executable, shutil.which("python3") or "", *map(str, Path.home().glob(".pyenv/versions/3*/bin/python3"))):
+        if python and subprocess.run([python, "-c", check], capture_output=True, check=False).returncode == 0:
+            subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
+            return folder
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    site_packages = next(folder.glob("lib/python3*/site-packages"))
+    (site_packages / "sitecustomize.py").write_text("import sqlite3\nsqlite3.Connection = type('Connection', (), {})\n")
+    return folder
+
+
+def test_python_without_extension_loading(playbook: Playbook, home: Path, tmp_path: Path) -> None:
+    venv = interpreter_without_extension_loading(tmp_path / "venv")
+    refused(playbook, home, "cannot load extensions", "/usr/bin/python3 -m venv", pensieve_venv=str(venv))
