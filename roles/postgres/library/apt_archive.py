@@ -53,15 +53,15 @@ inline_key:
   type: str
   returned: always
 http_proxy:
-  description: Proxy for http, of C(Acquire::http::Proxy).
+  description: Proxy for http, of C(Acquire::http::Proxy) or the environment.
   type: str
   returned: always
 https_proxy:
-  description: Proxy for https, of C(Acquire::https::Proxy).
+  description: Proxy for https, of C(Acquire::https::Proxy), C(Acquire::http::Proxy) or the environment.
   type: str
   returned: always
 ca_bundle:
-  description: File of certificates, of C(Acquire::https::CAInfo).
+  description: File of certificates, of C(Acquire::https::CAInfo), else the one of the system; empty if there is none.
   type: str
   returned: always
 credentials:
@@ -71,6 +71,7 @@ credentials:
   returned: always
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -85,6 +86,9 @@ from ansible.module_utils.basic import AnsibleModule
 RELEASES = frozenset(
     "oldoldstable oldstable stable testing unstable sid buster bullseye bookworm trixie forky duke".split()
 )
+
+# Where distributions keep the certificates that they trust.
+BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,10 @@ def main() -> None:
     signed_by = archive.signed_by if archive else ""
     inline = signed_by if "BEGIN PGP" in signed_by else ""
     credentials = [path for path in [etc / "auth.conf", *sorted((etc / "auth.conf.d").glob("*.conf"))] if path.is_file()]
-    http_proxy = conf.get("acquire::http::proxy", "")
-    https_proxy = conf.get("acquire::https::proxy", "") or http_proxy
+    # The order in which apt itself looks.
+    http_proxy = conf.get("acquire::http::proxy") or os.environ.get("http_proxy", "")
+    https_proxy = conf.get("acquire::https::proxy") or os.environ.get("https_proxy", "") or http_proxy
+    ca_bundle = conf.get("acquire::https::cainfo", "") or next((name for name in BUNDLES if Path(name).is_file()), "")
     module.exit_json(
         changed=False,
         mirror=archive.uri if archive else "",
@@ -225,7 +231,7 @@ def main() -> None:
         inline_key=inline + "\n" if inline else "",
         http_proxy="" if http_proxy.upper() == "DIRECT" else http_proxy,
         https_proxy="" if https_proxy.upper() == "DIRECT" else https_proxy,
-        ca_bundle=conf.get("acquire::https::cainfo", ""),
+        ca_bundle=ca_bundle,
         credentials=[str(path) for path in credentials],
     )
 

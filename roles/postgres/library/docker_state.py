@@ -51,6 +51,10 @@ reachable:
   description: Whether the engine answers this user.
   type: bool
   returned: always
+root_user:
+  description: Whether this was asked as root.
+  type: bool
+  returned: always
 error:
   description: What the client said when the engine did not answer.
   type: str
@@ -62,6 +66,10 @@ client:
 daemon:
   description: Path of the engine's program on this machine, empty if there is none.
   type: str
+  returned: always
+apt_get:
+  description: Whether this machine has apt.
+  type: bool
   returned: always
 systemd:
   description: Whether systemd runs this machine.
@@ -157,9 +165,11 @@ def empty() -> dict[str, Any]:
     """The answer for a machine where no engine answers."""
     return {
         "reachable": False,
+        "root_user": os.geteuid() == 0,
         "error": "",
         "client": shutil.which("docker") or "",
         "daemon": shutil.which("dockerd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or "",
+        "apt_get": shutil.which("apt-get") is not None,
         "systemd": Path("/run/systemd/system").is_dir(),
         "memory_gb": 1,
         "cores": 1,
