@@ -81,6 +81,7 @@ class Tokenizer:
         self._log_total = 0.0
         self._split_blocks: Any = None
         self._segment_unknown: Any = None
+        self.plain: Any = None  # jieba's own tokenizer with the same dictionary, once loaded
         self._weights: dict[int, float] = {}
         self._blocks: dict[str, str] = {}
         self._gaps: dict[str, str] = {}
@@ -107,11 +108,13 @@ class Tokenizer:
                 f"full text. Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
             )
         plain = jieba.Tokenizer()
-        frequencies, total = plain.gen_pfdict(plain.get_dict_file())
-        self._log_total = log(total)
+        plain.FREQ, plain.total = plain.gen_pfdict(plain.get_dict_file())
+        plain.initialized = True
+        self.plain = plain
+        self._log_total = log(plain.total)
         self._split_blocks = jieba.re_han_default.split
         self._segment_unknown = finalseg.cut
-        self._frequencies = frequencies
+        self._frequencies = plain.FREQ
         return self
 
     def prepare(

@@ -1,0 +1,344 @@
+"""Proof that the target holds what the source holds: every cell, both directions, by code of its own.
+
+The copier turns SQLite values into binary COPY. The verifier goes the other way: it asks the server for
+values as text and numbers, brings both sides to one form, and compares. It shares no conversion code with
+the copier: it has its own reader of vec0's shadow tables, its own timestamp parser and its own definition
+of what each coercion gives. How each kind of table is compared:
+
+* tables with integer keys: both sides stream in key order and are merged, so memory is bounded; ranges of
+keys
+  go to parallel processes. Other tables are joined by key, those without a key as multisets.
+* entities_vec_v2: chunk by chunk from the shadow tables, vectors by bits; all ids of both sides are merged.
+* entities_fts: what Pensieve's indexer would derive from the target's entities, tags and metadata (which are
+  themselves compared with the source). The raw text is put together here. Each entry must have exactly its
+  characters, and its words must be those of the memoised tokenizer; a seeded sample (all entries of a small
+  database, else 2 %) is also segmented by jieba itself, without any memo.
+* the catalog: constraints validated, indexes valid, sequences beyond the largest id, foreign keys without
+  orphans, and, given the catalog of the schema step, every definition unchanged.
+
+A difference is allowed only where `data_copy.quarantine` says so: a row quarantined as a whole is missing in
+the target, a cell is NULL (quarantine) or the defined conversion (coerce), and the original kept there equals
+the source.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2.extensions
+
+from .fts import Tokenizer
+from .model import Progress
+from .verify_catalog import catalog, check_sequences, check_states, compare_catalogs, read_catalog
+from .verify_rows import RowComparison
+from .verify_sides import (
+    BOOKKEEPING,
+    FTS_TABLE,
+    LIMIT,
+    Column,
+    Difference,
+    Differences,
+    Outcome,
+    Run,
+    Table,
+    TableVerdict,
+    Task,
+    open_source,
+    open_target,
+)
+from .verify_values import INTEGERS, quoted
+from .verify_vectors import compare_vectors, find_extra_ids, vec0_columns
+from .verify_words import compare_words
+
+__all__ = ["Difference", "TableVerdict", "VerifyResult", "catalog", "verify"]
+
+RANGE_ROWS = 20_000  # rows of one task
+FTS_RANGE = 1_000  # entities of one full-text task
+SAMPLE_ALL = 400  # a database of so few entries is checked by plain jieba wholly
+SAMPLE_SHARE = 0.02
+
+Report = Callable[[Progress], None]
+
+
+@dataclass
+class VerifyResult:
+    """`equal` is the verdict. `differences` holds the first of them, `difference_count` counts all."""
+
+    equal: bool
+    tables: dict[str, TableVerdict]
+    differences: list[Difference]
+    difference_count: int
+    checks: dict[str, int]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def _source_tables(source: sqlite3.Connection) -> tuple[dict[str, str], dict[str, str]]:
+    """Ordinary and virtual tables of the source with their SQL, without SQLite's own and shadow tables."""
+    found = dict(
+        source.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND substr(name, 1, 7) <> 'sqlite_'"
+        )
+    )
+    virtual = {
+        name: sql for name, sql in found.items() if re.match(r"\s*CREATE\s+VIRTUAL\s", sql, re.IGNORECASE)
+    }
+    ordinary = {
+        name: sql
+        for name, sql in found.items()
+        if name not in virtual and not any(name.startswith(f"{owner}_") for owner in virtual)
+    }
+    return ordinary, virtual
+
+
+def _target_tables(
+    connection: psycopg2.extensions.connection,
+) -> tuple[dict[str, dict[str, Column]], dict[str, list[str]]]:
+    """Columns (without generated ones) and primary keys of the tables in schema public."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT c.relname, a.attname, CASE t.typtype WHEN 'e' THEN 'enum' ELSE t.typname END,"
+            " CASE WHEN t.typname = 'varchar' AND a.atttypmod > 4 THEN a.atttypmod - 4 END"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid"
+            " WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped"
+            " AND a.attgenerated = '' ORDER BY c.relname, a.attnum"
+        )
+        columns: dict[str, dict[str, Column]] = {}
+        for table, name, kind, longest in cursor:
+            columns.setdefault(table, {})[name] = Column(name, kind, longest)
+        cursor.execute(
+            "SELECT c.relname, a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " CROSS JOIN unnest(i.indkey) WITH ORDINALITY o(col, pos)"
+            " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = o.col"
+            " WHERE i.indisprimary AND n.nspname = 'public' ORDER BY c.relname, o.pos"
+        )
+        keys: dict[str, list[str]] = {}
+        for table, name in cursor:
+            keys.setdefault(table, []).append(name)
+    return columns, keys
+
+
+class _Plan:
+    """Which tables there are on both sides, and the tasks that compare them."""
+
+    def __init__(self, source: sqlite3.Connection, target: psycopg2.extensions.connection) -> None:
+        self.source = source
+        self.findings = Differences()
+        self.tables: dict[str, Table] = {}
+        self.tasks: list[Task] = []
+        self.ordinary, self.virtual = _source_tables(source)
+        self.target_columns, self.target_keys = _target_tables(target)
+        for name in self.ordinary:
+            if self._both(name):
+                names = [
+                    row[1]
+                    for row in source.execute(f"PRAGMA table_xinfo({quoted(name)})")
+                    if row[6] in (0, 2, 3)
+                ]
+                self._add(name, names)
+                self._tasks(name)
+        for name, sql in self.virtual.items():
+            if not self._both(name):
+                continue
+            if re.search(r"\bUSING\s+vec0\b", sql, re.IGNORECASE):
+                self._add(name, ["rowid", *(column.name for column in vec0_columns(sql))])
+                self._vector_tasks(name)
+            elif name == FTS_TABLE:
+                self.tables[name] = Table(name, (), ("id",), True, True, True)
+                self._full_text_tasks()
+            else:
+                self.findings.add(name, {}, None, sql, None, "virtual table that the verifier cannot read")
+        for name in sorted(set(self.target_columns) - set(self.ordinary) - set(self.virtual)):
+            self.findings.add(name, {}, None, None, "table", "table is not in the source")
+
+    def _both(self, name: str) -> bool:
+        if name not in self.target_columns:
+            self.findings.add(name, {}, None, "table", None, "table is missing in the target")
+        return name in self.target_columns
+
+    def _add(self, name: str, names: list[str]) -> None:
+        theirs = self.target_columns[name]
+        for column in [column for column in names if column not in theirs]:
+            self.findings.add(name, {}, column, "column", None, "column is missing in the target")
+        for column in [column for column in theirs if column not in names]:
+            self.findings.add(name, {}, column, None, "column", "column is not in the source")
+        columns = tuple(theirs[column] for column in names if column in theirs)
+        key = tuple(column for column in self.target_keys.get(name, []) if column in names)
+        merged = bool(key) and all(theirs[column].kind in INTEGERS for column in key)
+        if name in self.virtual:
+            self.tables[name] = Table(name, columns, key, merged, True, True)
+            return
+        info = {row[1]: row for row in self.source.execute(f"PRAGMA table_info({quoted(name)})")}
+        has_rowid = not re.search(r"\)[^)]*\bWITHOUT\s+ROWID\b[^)]*$", self.ordinary[name], re.IGNORECASE)
+        primary = [column for column, row in info.items() if row[5]]
+        alias = has_rowid and len(primary) == 1 and info[primary[0]][2].upper() == "INTEGER"
+        self.tables[name] = Table(name, columns, key, merged, has_rowid, alias and key == tuple(primary))
+
+    def _count(self, table: str) -> int:
+        return int(self.source.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0])
+
+    def _tasks(self, name: str) -> None:
+        rows = self._count(name)
+        bounds: list[int | None] = []
+        if self.tables[name].merged and rows > RANGE_ROWS:
+            key = quoted(self.tables[name].key[0])
+            low, high = self.source.execute(
+                f"SELECT min({key}), max({key}) FROM {quoted(name)} WHERE typeof({key}) = 'integer'"
+            ).fetchone()
+            parts = rows // RANGE_ROWS + 1
+            if low is not None and high - low >= parts:
+                bounds = [low + (high - low) * part // parts for part in range(1, parts)]
+        edges = [None, *bounds, None]
+        for start, stop in zip(edges, edges[1:]):
+            self.tasks.append(Task("rows", name, start, stop, rows // (len(edges) - 1)))
+
+    def _vector_tasks(self, name: str) -> None:
+        rowids = quoted(f"{name}_rowids")
+        low, high, rows = self.source.execute(
+            f"SELECT min(chunk_id), max(chunk_id), count(*) FROM {rowids}"
+        ).fetchone()
+        self.tasks.append(Task("ids", name, None, None, 0))
+        if rows:
+            parts = min(high - low + 1, max(1, rows // RANGE_ROWS * 2))
+            edges = [low + (high - low + 1) * part // parts for part in range(parts + 1)]
+            for start, stop in zip(edges, edges[1:]):
+                self.tasks.append(Task("vectors", name, start, stop, rows // parts))
+
+    def _full_text_tasks(self) -> None:
+        content = quoted(FTS_TABLE + "_content")
+        low, high, rows = self.source.execute(
+            f"SELECT min(c0), max(c0), count(*) FROM {content} WHERE typeof(c0) = 'integer'"
+        ).fetchone()
+        self.tasks.append(Task("ids", FTS_TABLE, None, None, 0))
+        if rows:
+            parts = min(high - low + 1, max(1, rows // FTS_RANGE))
+            edges = [low + (high - low + 1) * part // parts for part in range(parts + 1)]
+            for start, stop in zip(edges, edges[1:]):
+                self.tasks.append(Task("words", FTS_TABLE, start, stop, rows // parts))
+
+
+_JOBS: dict[str, Callable[[Run, Task], Outcome]] = {
+    "rows": lambda run, task: RowComparison(run, task).outcome(),
+    "vectors": compare_vectors,
+    "ids": find_extra_ids,
+    "words": compare_words,
+}
+# Relative cost of a row, for the order of the tasks (dearest first) and for the estimate of the time left.
+_COST = {"rows": 1.0, "ids": 0.1, "vectors": 8.0, "words": 40.0}
+_worker: dict[str, Run] = {}
+
+
+def _start_worker(run: Run) -> None:
+    _worker["run"] = run
+
+
+def _work(task: Task) -> Outcome:
+    return _JOBS[task.job](_worker["run"], task)
+
+
+def verify(
+    source: Path,
+    target_dsn: str,
+    *,
+    progress: Report | None = None,
+    jobs: int | None = None,
+    passfile: str | None = None,
+    expected_catalog: dict[str, dict[str, str]] | None = None,
+    seed: int = 0,
+) -> VerifyResult:
+    """Compare every cell of the SQLite file `source` with the database at `target_dsn`. Changes nothing on
+    either side.
+
+    `jobs`: processes, by default one per core. `expected_catalog`: from `catalog`, right after the schema
+    step. `seed`: decides which entries plain jieba segments. Raises sqlite3.Error, psycopg2.Error when a
+    side cannot be read, ImportError without the pinned jieba.
+    """
+    started = time.monotonic()
+    database = open_source(Path(source))
+    connection = open_target(target_dsn, passfile)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_export_snapshot(), to_regclass(%s) IS NOT NULL", (f"{BOOKKEEPING}.quarantine",)
+            )
+            snapshot, quarantine = cursor.fetchone() or ("", False)
+        plan = _Plan(database, connection)
+        entries = sum(task.rows for task in plan.tasks if task.job == "words")
+        run = Run(
+            source=Path(source),
+            dsn=target_dsn,
+            passfile=passfile,
+            snapshot=snapshot,
+            tables=plan.tables,
+            quarantine=quarantine,
+            tokenizer=Tokenizer().load() if entries else None,
+            sample=1.0 if entries <= SAMPLE_ALL else SAMPLE_SHARE,
+            seed=seed,
+        )
+        tables = {name: TableVerdict() for name in plan.tables}
+        kept, count = list(plan.findings.kept), plan.findings.count
+        for outcome in _outcomes(run, plan.tasks, jobs or len(os.sched_getaffinity(0)), started, progress):
+            tables[outcome.task.table].add(outcome.verdict)
+            kept += outcome.findings.kept[: LIMIT - len(kept)]
+            count += outcome.findings.count
+        states = Differences()
+        checks = {
+            "foreign keys": check_states(connection, states),
+            "sequences": check_sequences(database, connection, states),
+        }
+        if expected_catalog is not None:
+            known = {name.partition(".")[0] for name in expected_catalog.get("column", {})}
+            indexes = {
+                row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+            }
+            checks["definitions"] = compare_catalogs(
+                read_catalog(connection), expected_catalog, set(plan.ordinary) - known, indexes, states
+            )
+        kept += states.kept[: LIMIT - len(kept)]
+        count += states.count
+    finally:
+        connection.close()
+        database.close()
+    return VerifyResult(count == 0, tables, kept, count, checks, time.monotonic() - started)
+
+
+def _outcomes(
+    run: Run, tasks: list[Task], jobs: int, started: float, progress: Report | None
+) -> Iterator[Outcome]:
+    """Run the tasks in processes of their own, and report how far they are."""
+    ordered = sorted(tasks, key=lambda task: -_COST[task.job] * task.rows)
+    costs = sum(_COST[task.job] * task.rows + 1 for task in tasks)
+    rows, done, spent = sum(task.rows for task in tasks), 0, 0.0
+    # Forked workers share the dictionary; frozen, the collector leaves its pages alone.
+    gc.collect()
+    gc.freeze()
+    try:
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(min(jobs, len(tasks)) or 1, context, _start_worker, (run,)) as pool:
+            for future in as_completed([pool.submit(_work, task) for task in ordered]):
+                outcome = future.result()
+                done += outcome.task.rows
+                spent += _COST[outcome.task.job] * outcome.task.rows + 1
+                if progress is not None:
+                    elapsed = time.monotonic() - started
+                    share = spent / costs
+                    left = elapsed * (1 - share) / share
+                    progress(Progress("verify", outcome.task.table, done, rows, 0.0, share, elapsed, left))
+                yield outcome
+    finally:
+        gc.unfreeze()

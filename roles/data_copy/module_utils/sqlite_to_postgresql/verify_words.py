@@ -1,0 +1,133 @@
+"""entities_fts: what the target's own rows must give, by jieba."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from .verify_sides import FTS_TABLE, Differences, Outcome, Quarantine, Row, Run, TableVerdict, Task
+
+
+def raw_entry(
+    filepath: str, tags: Sequence[str], metadata: Sequence[tuple[str, str]]
+) -> tuple[str, str, str]:
+    """What Pensieve's PostgreSQL indexer stores as path, and segments as tags and as metadata (before
+    segmentation).
+    """
+    path = filepath.replace("\\", "/")
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    stem = name[:dot] if dot > 0 and name[:dot].strip(".") else name
+    lines = [f"{key}: {_recognised(value) if key == 'ocr_result' else value}" for key, value in metadata]
+    return f"{path} {stem.translate({45: 32, 95: 32})}", " ".join(tags), "\n".join(lines)
+
+
+def _recognised(value: str) -> str:
+    """Lines of an OCR result; other JSON is laid out, other text stays."""
+    try:
+        parsed = json.loads(value)
+        if not isinstance(parsed, list):
+            return json.dumps(parsed, indent=2)
+        for item in parsed:
+            if not (isinstance(item, dict) and {"dt_boxes", "rec_txt", "score"} <= item.keys()):
+                return json.dumps(parsed, indent=2)
+        return " ".join([item["rec_txt"] for item in parsed][:4096])
+    except (ValueError, TypeError, RecursionError):
+        return value
+
+
+_HELD = {0: 0x2400, **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)}
+
+
+def held(text: str) -> str:
+    """Text as PostgreSQL holds it: NUL as U+2400, lone surrogates as U+FFFD."""
+    try:
+        plain = "\0" not in text and text.encode("utf-8") is not None
+    except UnicodeEncodeError:
+        plain = False
+    return text if plain else text.translate(_HELD)
+
+
+def compare_words(run: Run, task: Task) -> Outcome:
+    """Compare the entries of entities in [low, high) with what their rows in the target give."""
+    started = time.monotonic()
+    source, target = run.open()
+    verdict, findings = TableVerdict(), Differences()
+    tokenizer = run.tokenizer
+    if tokenizer is None:
+        raise RuntimeError("full text needs a tokenizer")
+    sampled = random.Random(f"{run.seed} {task.low}")
+    quarantine = Quarantine(run, FTS_TABLE, ("id",), True)
+    quarantine.keep_range(task.low, task.high)
+    bounds = (task.low, task.high)
+
+    def ask(query: str) -> list[Row]:
+        with target.cursor() as cursor:
+            cursor.execute(query.replace("RANGE", "BETWEEN %s AND %s - 1"), bounds)
+            return cursor.fetchall()
+
+    def differs(entity: int, column: str | None, expected: Any, found: Any, what: str) -> None:
+        findings.add(FTS_TABLE, {"id": entity}, column, expected, found, what)
+
+    indexed = Counter(
+        row[0]
+        for row in source.execute(
+            "SELECT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer' AND c0 >= ? AND c0 < ?", bounds
+        )
+    )
+    stored = {
+        row[0]: row[1:]
+        for row in ask("SELECT id, filepath, tags, metadata FROM public.entities_fts WHERE id RANGE")
+    }
+    paths: dict[int, str] = dict(ask("SELECT id, filepath FROM public.entities WHERE id RANGE"))
+    tags: dict[int, dict[int, str]] = {}
+    for entity, tag, name in ask(
+        "SELECT e.entity_id, t.id, t.name FROM public.entity_tags e JOIN public.tags t ON t.id = e.tag_id"
+        " WHERE e.entity_id RANGE ORDER BY e.id"
+    ):
+        tags.setdefault(entity, {}).setdefault(tag, name)
+    metadata: dict[int, list[tuple[str, str]]] = {}
+    for entity, key, value in ask(
+        "SELECT entity_id, key, value FROM public.metadata_entries WHERE entity_id RANGE ORDER BY id"
+    ):
+        metadata.setdefault(entity, []).append((key, value))
+    verdict.source = sum(indexed.values())
+    for entity in indexed:
+        found = stored.get(entity)
+        kept = [key for key in quarantine.rows if key[0] == entity]
+        if found is None:
+            if kept:
+                verdict.quarantined += indexed[entity]
+            else:
+                differs(entity, None, "an entry", None, "row is missing in the target")
+            continue
+        verdict.target += 1
+        verdict.quarantined += indexed[entity] - 1
+        if entity not in paths:
+            differs(entity, None, None, found[0], "entry of an entity that the target does not have")
+            continue
+        raw = raw_entry(paths[entity], list(tags.get(entity, {}).values()), metadata.get(entity, []))
+        plainly = sampled.random() < run.sample
+        verdict.compared_cells += 3
+        if found[0] != held(raw[0]):
+            differs(entity, "filepath", held(raw[0]), found[0], "cell differs")
+        for column, text, words in zip(("tags", "metadata"), raw[1:], found[1:]):
+            if words is None or words.replace(" ", "") != held(text).replace(" ", ""):
+                differs(entity, column, held(text), words, "characters differ (words apart)")
+            elif words != held(tokenizer.tokenize(text)):
+                differs(entity, column, held(tokenizer.tokenize(text)), words, "words differ")
+            elif plainly and words != held(" ".join(tokenizer.plain.cut(text))):
+                differs(
+                    entity,
+                    column,
+                    held(" ".join(tokenizer.plain.cut(text))),
+                    words,
+                    "words differ from jieba's",
+                )
+    verdict.differences = findings.count
+    verdict.seconds = time.monotonic() - started
+    return Outcome(task, verdict, findings)
