@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: apt_archive
 short_description: Where this machine finds Debian's archive
 description:
-  - Reads C(sources.list), C(sources.list.d/*.list) and C(sources.list.d/*.sources), with the mirror lists, keys, proxies and
-    certificates that they and C(apt.conf) name.
+  - Reads C(sources.list), C(sources.list.d/*.list) and C(sources.list.d/*.sources), with the mirror lists,
+    keys, proxies and certificates that they and C(apt.conf) name.
   - Nothing is changed, and nothing is downloaded.
 options:
   etc:
@@ -26,7 +26,7 @@ attributes:
   diff_mode:
     description: Nothing to differ.
     support: none
-author: The project's authors
+author: Pensieve migration maintainers
 """
 
 EXAMPLES = r"""
@@ -37,15 +37,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 mirror:
-  description: URI of Debian's main archive, without a slash at its end; empty if apt's configuration names none.
+  description: URI of Debian's main archive, without a slash at its end; empty if apt names none.
   type: str
   returned: always
 security_mirror:
-  description: URI of Debian's security archive; empty if apt's configuration names none.
+  description: URI of Debian's security archive; empty if apt names none.
   type: str
   returned: always
 keyring:
-  description: Path of the key file that C(Signed-By) names for the main archive; empty if none or if the key is inline.
+  description: Path of the key file that C(Signed-By) names for the main archive; empty if none.
   type: str
   returned: always
 inline_key:
@@ -61,7 +61,7 @@ https_proxy:
   type: str
   returned: always
 ca_bundle:
-  description: File of certificates, of C(Acquire::https::CAInfo), else the one of the system; empty if there is none.
+  description: File of certificates, of C(Acquire::https::CAInfo), else of the system; or empty.
   type: str
   returned: always
 credentials:
@@ -75,17 +75,19 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
 # Names under which Debian serves its releases, and of which a main archive has at least one.
 RELEASES = frozenset(
-    "oldoldstable oldstable stable testing unstable sid buster bullseye bookworm trixie forky duke".split()
+    ("oldoldstable", "oldstable", "stable", "testing", "unstable", "sid")
+    + ("buster", "bullseye", "bookworm", "trixie", "forky", "duke")
 )
+DISABLED = ("no", "false", "0", "off", "disable", "without")
 
 # Where distributions keep the certificates that they trust.
 BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -93,7 +95,7 @@ BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.c
 
 @dataclass(frozen=True)
 class Source:
-    """One archive of apt's configuration: URI, suites (`bookworm`, `bookworm-security` …), components, Signed-By."""
+    """One archive of apt's configuration; suites are `bookworm`, `bookworm-security` and the like."""
 
     uri: str
     suites: tuple[str, ...]
@@ -105,7 +107,9 @@ def parse_list(text: str) -> Iterator[Source]:
     """Sources of the one-line form: `deb [signed-by=/path] http://… suite component …`."""
     for raw in text.splitlines():
         line = raw.split("#", 1)[0].strip()
-        match = re.match(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>.*)$", line)
+        match = re.match(
+            r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>.*)$", line
+        )
         if match is None:
             continue
         options = dict(word.split("=", 1) for word in (match["options"] or "").split() if "=" in word)
@@ -115,7 +119,7 @@ def parse_list(text: str) -> Iterator[Source]:
 
 
 def parse_deb822(text: str) -> Iterator[Source]:
-    """Sources of the deb822 form: stanzas of `Field: value`, with folded lines, and with Signed-By as a path or a key."""
+    """Sources of the deb822 form: stanzas of `Field: value`, Signed-By being a path or a key."""
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         name = ""
@@ -129,7 +133,7 @@ def parse_deb822(text: str) -> Iterator[Source]:
                 name, value = line.split(":", 1)
                 name = name.strip().lower()
                 fields[name] = value.strip()
-        enabled = fields.get("enabled", "yes").lower() not in ("no", "false", "0", "off", "disable", "without")
+        enabled = fields.get("enabled", "yes").lower() not in DISABLED
         if not enabled or "deb" not in fields.get("types", "").split():
             continue
         for uri in fields.get("uris", "").split():
@@ -142,7 +146,7 @@ def parse_deb822(text: str) -> Iterator[Source]:
 
 
 def resolve(uri: str) -> str:
-    """The http(s) URI behind `uri`, which may name a local mirror list; empty if there is none (cdrom, file …)."""
+    """The http(s) URI behind `uri`, which may name a local list of mirrors; empty if there is none."""
     scheme, _, rest = uri.partition(":")
     if scheme in ("http", "https"):
         return uri.rstrip("/")
@@ -159,7 +163,11 @@ def read_sources(etc: Path) -> list[Source]:
     found: list[Source] = []
     main = etc / "sources.list"
     files = ([main] if main.is_file() else []) + sorted(
-        (path for path in (etc / "sources.list.d").glob("*") if path.suffix in (".list", ".sources") and path.is_file()),
+        (
+            path
+            for path in (etc / "sources.list.d").glob("*")
+            if path.suffix in (".list", ".sources") and path.is_file()
+        ),
         key=lambda path: path.name,
     )
     for path in files:
@@ -172,7 +180,7 @@ def read_sources(etc: Path) -> list[Source]:
 
 
 def choose(sources: list[Source]) -> tuple[Source | None, Source | None]:
-    """Debian's main and security archive among `sources`; third parties use Debian's suite names too, so names decide."""
+    """Debian's main and security archive among `sources`; third parties use its suites' names too."""
     main = [
         source
         for source in sources
@@ -186,7 +194,9 @@ def choose(sources: list[Source]) -> tuple[Source | None, Source | None]:
         and any(re.split(r"[-/]", suite)[0] in RELEASES for suite in source.suites)
     ]
     # Debian's own key, or a path that ends in /debian, sets its mirrors apart from others' archives.
-    main.sort(key=lambda source: ("debian-archive" not in source.signed_by, not source.uri.endswith("/debian")))
+    main.sort(
+        key=lambda source: ("debian-archive" not in source.signed_by, not source.uri.endswith("/debian"))
+    )
     return (main[0] if main else None), (security[0] if security else None)
 
 
@@ -218,11 +228,15 @@ def main() -> None:
     conf = settings(dump)
     signed_by = archive.signed_by if archive else ""
     inline = signed_by if "BEGIN PGP" in signed_by else ""
-    credentials = [path for path in [etc / "auth.conf", *sorted((etc / "auth.conf.d").glob("*.conf"))] if path.is_file()]
+    credentials = [
+        path for path in [etc / "auth.conf", *sorted((etc / "auth.conf.d").glob("*.conf"))] if path.is_file()
+    ]
     # The order in which apt itself looks.
     http_proxy = conf.get("acquire::http::proxy") or os.environ.get("http_proxy", "")
     https_proxy = conf.get("acquire::https::proxy") or os.environ.get("https_proxy", "") or http_proxy
-    ca_bundle = conf.get("acquire::https::cainfo", "") or next((name for name in BUNDLES if Path(name).is_file()), "")
+    ca_bundle = conf.get("acquire::https::cainfo", "") or next(
+        (name for name in BUNDLES if Path(name).is_file()), ""
+    )
     module.exit_json(
         changed=False,
         mirror=archive.uri if archive else "",

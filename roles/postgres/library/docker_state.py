@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: docker_state
 short_description: What the Docker engine holds under our names
 description:
-  - Asks the engine through its command line client, so that it works before anything is installed. Nothing is changed.
+  - Asks the engine through its command line client, so that it works before anything is installed.
+  - Nothing is changed.
   - An engine that is missing, stopped or not to be spoken to by this user is an answer and no failure.
 options:
   container:
@@ -34,7 +35,7 @@ attributes:
   diff_mode:
     description: Nothing to differ.
     support: none
-author: The project's authors
+author: Pensieve migration maintainers
 """
 
 EXAMPLES = r"""
@@ -141,7 +142,12 @@ class Client:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the client; its exit code tells, nothing is raised but for a time out."""
         return subprocess.run(
-            [self.program, *arguments], capture_output=True, text=True, encoding="utf-8", check=False, timeout=TIMEOUT
+            [self.program, *arguments],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            timeout=TIMEOUT,
         )
 
     def inspect(self, kind: str, name: str) -> dict[str, Any]:
@@ -153,7 +159,9 @@ class Client:
 
 def published(container: dict[str, Any]) -> list[str]:
     """Addresses that a container is configured to publish, running or not."""
-    bindings: dict[str, list[dict[str, str]] | None] = container.get("HostConfig", {}).get("PortBindings") or {}
+    bindings: dict[str, list[dict[str, str]] | None] = (
+        container.get("HostConfig", {}).get("PortBindings") or {}
+    )
     return sorted(
         f"{binding.get('HostIp') or '0.0.0.0'}:{binding.get('HostPort', '')}"
         for each in bindings.values()
@@ -168,14 +176,22 @@ def empty() -> dict[str, Any]:
         "root_user": os.geteuid() == 0,
         "error": "",
         "client": shutil.which("docker") or "",
-        "daemon": shutil.which("dockerd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or "",
+        "daemon": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        or "",
         "apt_get": shutil.which("apt-get") is not None,
         "systemd": Path("/run/systemd/system").is_dir(),
         "memory_gb": 1,
         "cores": 1,
         "free_bytes": -1,
         "root": "",
-        "container": {"exists": False, "running": False, "image": "", "labels": {}, "volumes": [], "ports": []},
+        "container": {
+            "exists": False,
+            "running": False,
+            "image": "",
+            "labels": {},
+            "volumes": [],
+            "ports": [],
+        },
         "volume": {"exists": False, "labels": {}},
         "images": {},
         "publishing": [],
@@ -228,7 +244,10 @@ def observe(params: dict[str, Any]) -> dict[str, Any]:
     for name in params["images"]:
         image = client.inspect("image", name)
         if image:
-            state["images"][name] = {"id": image["Id"], "labels": (image.get("Config") or {}).get("Labels") or {}}
+            state["images"][name] = {
+                "id": image["Id"],
+                "labels": (image.get("Config") or {}).get("Labels") or {},
+            }
     names = client.run("ps", "--filter", f"publish={params['port']}", "--format", "{{.Names}}").stdout.split()
     state["publishing"] = sorted(names)
     return state

@@ -7,9 +7,11 @@ DOCUMENTATION = r"""
 module: passfile_entry
 short_description: An entry of a libpq password file (C(.pgpass))
 description:
-  - Makes sure that libpq finds a password for a server, port, database and user, and that no earlier wildcard entry wins over it.
+  - Makes sure that libpq finds a password for a server, port, database and user, and that no earlier wildcard
+    entry wins over it.
   - All other lines stay byte for byte. The file gets mode 0600, without which libpq ignores it.
-  - Returns the password, so that the role in the database can be given it: tasks need C(no_log). It is never part of a difference.
+  - Returns the password, so that the role in the database can be given it; tasks need C(no_log).
+    It is never part of a difference.
 options:
   path:
     description: The password file. A symbolic link is followed.
@@ -50,7 +52,7 @@ attributes:
   diff_mode:
     description: Shows what happens to the entry and the mode, without the password.
     support: full
-author: The project's authors
+author: Pensieve migration maintainers
 """
 
 EXAMPLES = r"""
@@ -144,7 +146,7 @@ def with_entry(content: bytes, key: list[bytes], password: bytes) -> bytes:
 
 
 def write(path: Path, content: bytes, owner: int, group: int) -> None:
-    """Replace `path` at once: a reader sees the old file or the new one, and never one that others may read."""
+    """Replace `path` at once: a reader sees the old file or the new one, and others see neither."""
     target = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".pgpass-")
     try:
@@ -196,7 +198,9 @@ def main() -> None:
 
     mode = stat.S_IMODE(found.st_mode) if found else None
     owner, group = params["owner"], params["group"]
-    owned = found is None or os.geteuid() != 0 or (owner in (-1, found.st_uid) and group in (-1, found.st_gid))
+    owned = (
+        found is None or os.geteuid() != 0 or (owner in (-1, found.st_uid) and group in (-1, found.st_gid))
+    )
     changed = after != before or mode != MODE or not owned
     if changed and not module.check_mode:
         try:
@@ -212,7 +216,10 @@ def main() -> None:
         diff={
             "before_header": str(path),
             "after_header": str(path),
-            "before": {"mode": f"{mode:04o}" if mode is not None else "absent", name: "first" if action == "kept" else ""},
+            "before": {
+                "mode": f"{mode:04o}" if mode is not None else "absent",
+                name: "first" if action == "kept" else "",
+            },
             "after": {"mode": f"{MODE:04o}", name: "first"},
         },
     )

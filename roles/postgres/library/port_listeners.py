@@ -25,7 +25,7 @@ attributes:
   diff_mode:
     description: Nothing to differ.
     support: none
-author: The project's authors
+author: Pensieve migration maintainers
 """
 
 EXAMPLES = r"""
@@ -48,8 +48,8 @@ listeners:
     pid:
       description: Process, 0 if it is not to be seen.
       type: int
-    process:
-      description: Name of the process, empty if it is not to be seen.
+    holder:
+      description: Name and number of the process in words, empty if it is not to be seen.
       type: str
 """
 
@@ -66,7 +66,7 @@ COLLIDING = ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
 
 
 def address(field: str) -> tuple[str, int]:
-    """Address and port of a field of /proc/net/tcp: 32-bit words in the machine's byte order, port as hexadecimal."""
+    """Address and port of a field of /proc/net/tcp: 32-bit words in the machine's byte order, hexadecimal."""
     words, port = field.split(":")
     raw = b"".join(struct.pack("=I", int(words[i : i + 8], 16)) for i in range(0, len(words), 8))
     if len(raw) == 4:
@@ -123,7 +123,8 @@ def main() -> None:
     listeners: list[dict[str, Any]] = []
     for inode, local in sorted(found.items(), key=lambda item: item[1]):
         pid, process = names.get(inode, (0, ""))
-        listeners.append({"address": local, "pid": pid, "process": process})
+        holder = f"{process} (process {pid})" if pid else ""
+        listeners.append({"address": local, "pid": pid, "holder": holder})
     module.exit_json(changed=False, listeners=listeners)
 
 
