@@ -60,6 +60,7 @@ def dashboard_database() -> str:
 @contextlib.contextmanager
 def connected(database: str) -> Iterator[Any]:
     """A cursor on `database`; libpq finds the password in ~/.pgpass."""
+    connection: Any
     if database.startswith(("postgresql://", "postgres://")):
         connection = psycopg2.connect(database, connect_timeout=10)
     else:
