@@ -196,14 +196,14 @@ def main(screenshots: int, seed: int) -> None:
             )
         )  # fmt: skip
         metadata = [
-            ("timestamp", taken.strftime("%Y%m%d-%H%M%S"), "SYSTEM_GENERATED", None, "TEXT_DATA"),
-            ("active_app", application, "SYSTEM_GENERATED", None, "TEXT_DATA"),
-            ("active_window", title, "SYSTEM_GENERATED", None, "TEXT_DATA"),
-            ("screen_name", "Built-in Display", "SYSTEM_GENERATED", None, "TEXT_DATA"),
-            ("sequence", str(entity), "SYSTEM_GENERATED", None, "NUMBER_DATA"),
-            ("width", "2560", "SYSTEM_GENERATED", None, "NUMBER_DATA"),
-            ("height", "1600", "SYSTEM_GENERATED", None, "NUMBER_DATA"),
-            ("ocr_result", ocr_json(desktop.random, lines), "PLUGIN_GENERATED", "builtin_ocr", "JSON_DATA"),
+            ("timestamp", taken.strftime("%Y%m%d-%H%M%S"), "SYSTEM_GENERATED", "system_generated", "TEXT_DATA"),
+            ("active_app", application, "SYSTEM_GENERATED", "system_generated", "TEXT_DATA"),
+            ("active_window", title, "SYSTEM_GENERATED", "system_generated", "TEXT_DATA"),
+            ("screen_name", "Built-in Display", "SYSTEM_GENERATED", "system_generated", "TEXT_DATA"),
+            ("sequence", str(entity), "SYSTEM_GENERATED", "system_generated", "NUMBER_DATA"),
+            ("width", "2560", "SYSTEM_GENERATED", "system_generated", "NUMBER_DATA"),
+            ("height", "1600", "SYSTEM_GENERATED", "system_generated", "NUMBER_DATA"),
+            ("ocr_result", ocr_json(desktop.random, lines), "PLUGIN_GENERATED", "ocr", "JSON_DATA"),
         ]
         for key, value, source_type, source, data_type in metadata:
             rows["metadata_entries"].append(

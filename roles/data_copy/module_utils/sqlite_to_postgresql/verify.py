@@ -260,6 +260,7 @@ def verify(
     passfile: str | None = None,
     expected_catalog: dict[str, dict[str, str]] | None = None,
     seed: int = 0,
+    tokenizer: Tokenizer | None = None,
 ) -> VerifyResult:
     """Compare every cell of the SQLite file `source` with the database at `target_dsn`. Changes nothing on
     either side.
@@ -286,7 +287,7 @@ def verify(
             snapshot=snapshot,
             tables=plan.tables,
             quarantine=quarantine,
-            tokenizer=Tokenizer().load() if entries else None,
+            tokenizer=(tokenizer or Tokenizer()).load() if entries else None,
             sample=1.0 if entries <= SAMPLE_ALL else SAMPLE_SHARE,
             seed=seed,
         )
