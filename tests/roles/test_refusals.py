@@ -119,15 +119,15 @@ def test_port_taken_by_something_else(playbook: Playbook, sample: Installation, 
 
 
 def test_no_docker_and_not_allowed_to_install_it(
-    playbook: Playbook, sample: Installation, pensieve_venv: Path, tmp_path: Path
+    playbook: Playbook, sample: Installation, pensieve_venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
     refused(
         playbook,
         sample.settings.home,
-        "Docker",
-        "postgres_install_docker",
+        "no Docker engine answers",
+        "postgres_install_docker=true",
         pensieve_venv=str(pensieve_venv),
-        postgres_docker_host=f"unix://{tmp_path}/docker.sock",
         postgres_install_docker="false",
     )
 
