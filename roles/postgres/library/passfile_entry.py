@@ -79,6 +79,7 @@ password:
 """
 
 import os
+import re
 import secrets
 import stat
 import string
@@ -90,6 +91,11 @@ from ansible.module_utils.basic import AnsibleModule
 MODE = 0o600
 # libpq takes all characters; these need no escaping in the file, in a URI and in a shell.
 ALPHABET = string.ascii_letters + string.digits
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """Lines with their ends, as libpq reads them: only a line feed ends one."""
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
 def split_entry(line: bytes) -> list[bytes]:
@@ -126,7 +132,7 @@ def matches(line: bytes, key: list[bytes]) -> bool:
 
 def find_password(content: bytes, key: list[bytes]) -> bytes | None:
     """Password of the line that is exactly for `key`; wildcard lines are for others."""
-    for line in content.splitlines(keepends=True):
+    for line in split_lines(content):
         if not line.startswith(b"#"):
             fields = split_entry(line.rstrip(b"\r\n"))
             if len(fields) == 5 and fields[:4] == key and fields[4]:
@@ -136,7 +142,7 @@ def find_password(content: bytes, key: list[bytes]) -> bytes | None:
 
 def with_entry(content: bytes, key: list[bytes], password: bytes) -> bytes:
     """`content` with an entry for `key` that wins; itself if that is so already."""
-    lines = content.splitlines(keepends=True)
+    lines = split_lines(content)
     winner = next((line for line in lines if matches(line, key)), None)
     if winner is not None and split_entry(winner.rstrip(b"\r\n")) == [*key, password]:
         return content
