@@ -52,9 +52,9 @@ install_venv_module() {
     as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv
 }
 
-# The first Python that can hold Ansible and has the modules given as arguments.
+# The first Python that can hold Ansible and has the module given; not that of .venv, which may be remade.
 find_python() {
-    local candidate
+    local candidate PATH=${PATH//"$venv/bin:"/}
     for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.14; do
         if "$candidate" -c "import sys; assert sys.version_info >= (3, 11); import ${1:-sys}" 2>/dev/null; then
             command -v "$candidate"
@@ -67,7 +67,6 @@ find_python() {
 # toolchain FILE…: .venv holds exactly these requirement files. Once it does, this takes a few milliseconds.
 toolchain() {
     local stamp python
-    # Paths count: an environment that was moved does not work.
     stamp=$({ echo "$venv"; find requirements*.txt roles/*/files -name 'requirements*.txt' -exec cat {} +; } | sha256sum | cut -c1-16)
     [[ -e $venv/.made-$stamp-${*//\//-} ]] && return
     if ! python=$(find_python ensurepip); then
@@ -78,10 +77,12 @@ toolchain() {
         python=$(find_python ensurepip) || refuse "a Python without the modules venv and ensurepip" \
             "both, to make a virtual environment in $venv" "apt-get install python3-venv, then the same command again"
     fi
-    if [[ ! -x $venv/bin/python ]] || ! compgen -G "$venv/.made-$stamp-*" >/dev/null; then
+    # One that was moved, or whose Python is gone, is remade; any other is brought to the pinned versions.
+    if ! "$venv/bin/python" -c '' 2>/dev/null || ! grep -qsF "$venv" "$venv/bin/activate"; then
         rm -rf "$venv"
         "$python" -m venv "$venv"
     fi
+    find "$venv" -maxdepth 1 -name '.made-*' ! -name ".made-$stamp-*" -delete
     step "pip" "Installing the toolchain into .venv (${*}; one to two minutes)" \
         "$venv/bin/python" -m pip install --quiet "${@/#/--requirement=}"
     touch "$venv/.made-$stamp-${*//\//-}"

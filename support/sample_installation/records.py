@@ -242,8 +242,7 @@ def entity(
         "folder_id": folder,
         "tags": sorted(chance.sample(TAGS, chance.randrange(3))) + ([SHARED_TAG] if number % 9 == 0 else []),
         "metadata_entries": [
-            {"key": key, "value": value, "source": source, "data_type": kind}
-            for key, value, source, kind in text
+            {"key": key, "value": value, "source": source, "data_type": kind} for key, value, source, kind in text
         ],
     }
 

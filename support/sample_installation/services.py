@@ -68,8 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
             vectors = bag_of_words(texts)
             data = [
-                {"object": "embedding", "index": index, "embedding": vector}
-                for index, vector in enumerate(vectors)
+                {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)
             ]
             self.answer(200, {"object": "list", "model": body.get("model"), "data": data})
         else:
