@@ -53,9 +53,7 @@ def inside(host: Host, variables: dict[str, Any]) -> Callable[..., Any]:
     def run(code: str, *arguments: str) -> Any:
         quoted = " ".join("%s" for _ in arguments)
         command = f"HOME=%s %s/bin/python -c %s {quoted}"
-        done = host.run(
-            command, variables["pensieve_user_home"], variables["pensieve_venv"], code, *arguments
-        )
+        done = host.run(command, variables["pensieve_user_home"], variables["pensieve_venv"], code, *arguments)
         assert done.rc == 0, done.stderr
         return json.loads(done.stdout)
 

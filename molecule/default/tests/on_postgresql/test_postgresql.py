@@ -121,8 +121,7 @@ def test_the_extensions_are_in_schema_public(query: Callable[[str], Any]) -> Non
     found = {
         name: (schema, version)
         for name, schema, version in query(
-            "SELECT extname, nspname, extversion"
-            " FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+            "SELECT extname, nspname, extversion FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
         )
     }
     assert found["pg_trgm"][0] == "public"
@@ -134,9 +133,9 @@ def test_the_extensions_are_in_schema_public(query: Callable[[str], Any]) -> Non
 def test_the_container_survives_a_reboot_and_is_watched(container: dict[str, Any]) -> None:
     assert container["HostConfig"]["RestartPolicy"]["Name"] in ("always", "unless-stopped")
     assert container["HostConfig"]["ShmSize"] >= 2**30
-    assert [
-        mount["Type"] for mount in container["Mounts"] if mount["Destination"].startswith("/var/lib/")
-    ] == ["volume"]
+    assert [mount["Type"] for mount in container["Mounts"] if mount["Destination"].startswith("/var/lib/")] == [
+        "volume"
+    ]
     assert container["State"]["Health"]["Status"] == "healthy"
 
 
@@ -180,9 +179,7 @@ def test_metadata_is_equal(query: Callable[[str], Any], source: Callable[[str], 
     assert after == expected
 
 
-def test_what_was_converted_is_kept_as_it_was(
-    query: Callable[[str], Any], source: Callable[[str], Any]
-) -> None:
+def test_what_was_converted_is_kept_as_it_was(query: Callable[[str], Any], source: Callable[[str], Any]) -> None:
     ((nul,),) = query(
         "SELECT encode(original, 'hex') FROM data_copy.quarantine WHERE kind = 'nul_character'"
         " AND source_table = 'metadata_entries' AND source_column = 'value'"
@@ -192,8 +189,7 @@ def test_what_was_converted_is_kept_as_it_was(
         f"SELECT count(*) FROM metadata_entries WHERE source_type IN {LABELS} AND data_type IS NOT NULL"
     )
     ((kept,),) = query(
-        "SELECT count(*) FROM data_copy.quarantine"
-        " WHERE kind = 'unknown_enum_label' AND source_column = 'source_type'"
+        "SELECT count(*) FROM data_copy.quarantine WHERE kind = 'unknown_enum_label' AND source_column = 'source_type'"
     )
     assert kept == labels > 0
 
@@ -213,9 +209,7 @@ def test_full_text_search_finds_what_is_written(word: str, api: Callable[..., An
     assert word.lower() in best
 
 
-def test_vector_search_finds_what_no_word_search_can(
-    api: Callable[..., Any], query: Callable[[str], Any]
-) -> None:
+def test_vector_search_finds_what_no_word_search_can(api: Callable[..., Any], query: Callable[[str], Any]) -> None:
     # No record holds all of these words, so full text finds none, and what comes back is nearest by vector.
     words = "invoice purchase order delivery zebra"
     ((full_text,),) = query(
@@ -232,9 +226,7 @@ def test_pensieve_reads_every_record(api: Callable[..., Any], query: Callable[[s
     assert {library["name"] for library in libraries} >= {"screenshots", "Projects 项目"}
     # On SQLite Pensieve answers 500 for these, because of AutoTaskTracker's labels.
     ((entity,),) = query("SELECT min(entity_id) FROM metadata_entries WHERE key = 'vlm_description'")
-    assert "vlm_description" in {
-        entry["key"] for entry in api("GET", f"/entities/{entity}")["metadata_entries"]
-    }
+    assert "vlm_description" in {entry["key"] for entry in api("GET", f"/entities/{entity}")["metadata_entries"]}
 
 
 def test_only_the_database_changes_in_the_settings(host: Host, variables: dict[str, Any], dsn: str) -> None:
@@ -313,9 +305,7 @@ def test_a_report_is_there(host: Host, variables: dict[str, Any]) -> None:
     assert host.file(f"{variables['pensieve_user_home']}/.local/state/pensieve-postgres").mode == 0o700
 
 
-def test_new_records_get_new_ids_and_are_found(
-    write_record: Callable[[], int], query: Callable[[str], Any]
-) -> None:
+def test_new_records_get_new_ids_and_are_found(write_record: Callable[[], int], query: Callable[[str], Any]) -> None:
     # The last test: it writes, which the rollback after it must be told to give up.
     ((last,),) = query("SELECT max(id) FROM entities")
     assert write_record() > last

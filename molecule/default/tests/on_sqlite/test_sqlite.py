@@ -45,9 +45,7 @@ def test_pensieve_runs_on_sqlite(api: Callable[..., Any]) -> None:
 def test_its_server_has_the_sqlite_file_open(host: Host, variables: dict[str, Any]) -> None:
     # A search makes it open its database, which it does at the first query.
     home = variables["pensieve_user_home"]
-    opened = host.check_output(
-        "for p in $(pgrep -f 'memos.commands serve'); do readlink /proc/$p/fd/* || true; done"
-    )
+    opened = host.check_output("for p in $(pgrep -f 'memos.commands serve'); do readlink /proc/$p/fd/* || true; done")
     assert f"{home}/.memos/database.db" in opened.splitlines()
 
 
@@ -74,8 +72,6 @@ def test_other_passwords_are_still_there(host: Host, variables: dict[str, Any]) 
     assert "db.example.org:5432:*:ada:kept" in file.content_string.splitlines()
 
 
-def test_new_records_are_written_and_found(
-    write_record: Callable[[], int], variables: dict[str, Any]
-) -> None:
+def test_new_records_are_written_and_found(write_record: Callable[[], int], variables: dict[str, Any]) -> None:
     # The last test: it writes.
     assert write_record() > variables["sample_count"] - 1
