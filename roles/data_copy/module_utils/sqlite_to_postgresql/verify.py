@@ -89,13 +89,9 @@ class VerifyResult:
 def _source_tables(source: sqlite3.Connection) -> tuple[dict[str, str], dict[str, str]]:
     """Ordinary and virtual tables of the source with their SQL, without SQLite's own and shadow tables."""
     found = dict(
-        source.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND substr(name, 1, 7) <> 'sqlite_'"
-        )
+        source.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND substr(name, 1, 7) <> 'sqlite_'")
     )
-    virtual = {
-        name: sql for name, sql in found.items() if re.match(r"\s*CREATE\s+VIRTUAL\s", sql, re.IGNORECASE)
-    }
+    virtual = {name: sql for name, sql in found.items() if re.match(r"\s*CREATE\s+VIRTUAL\s", sql, re.IGNORECASE)}
     ordinary = {
         name: sql
         for name, sql in found.items()
@@ -145,11 +141,7 @@ class _Plan:
         self.target_columns, self.target_keys = _target_tables(target)
         for name in self.ordinary:
             if self._both(name):
-                names = [
-                    row[1]
-                    for row in source.execute(f"PRAGMA table_xinfo({quoted(name)})")
-                    if row[6] in (0, 2, 3)
-                ]
+                names = [row[1] for row in source.execute(f"PRAGMA table_xinfo({quoted(name)})") if row[6] in (0, 2, 3)]
                 self._add(name, names)
                 self._tasks(name)
         for name, sql in self.virtual.items():
@@ -209,9 +201,7 @@ class _Plan:
 
     def _vector_tasks(self, name: str) -> None:
         rowids = quoted(f"{name}_rowids")
-        low, high, rows = self.source.execute(
-            f"SELECT min(chunk_id), max(chunk_id), count(*) FROM {rowids}"
-        ).fetchone()
+        low, high, rows = self.source.execute(f"SELECT min(chunk_id), max(chunk_id), count(*) FROM {rowids}").fetchone()
         self.tasks.append(Task("ids", name, None, None, 0))
         if rows:
             parts = min(high - low + 1, max(1, rows // RANGE_ROWS * 2))
@@ -261,22 +251,22 @@ def verify(
     expected_catalog: dict[str, dict[str, str]] | None = None,
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
+    limit: int = LIMIT,
 ) -> VerifyResult:
     """Compare every cell of the SQLite file `source` with the database at `target_dsn`. Changes nothing on
     either side.
 
     `jobs`: processes, by default one per core. `expected_catalog`: from `catalog`, right after the schema
-    step. `seed`: decides which entries plain jieba segments. Raises sqlite3.Error, psycopg2.Error when a
-    side cannot be read, ImportError without the pinned jieba.
+    step. `seed`: decides which entries plain jieba segments. `tokenizer`: a loaded one, to use it again.
+    `limit`: differences that the result names. Raises sqlite3.Error, psycopg2.Error when a side cannot be
+    read, ImportError without the pinned jieba.
     """
     started = time.monotonic()
     database = open_source(Path(source))
     connection = open_target(target_dsn, passfile)
     try:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_export_snapshot(), to_regclass(%s) IS NOT NULL", (f"{BOOKKEEPING}.quarantine",)
-            )
+            cursor.execute("SELECT pg_export_snapshot(), to_regclass(%s) IS NOT NULL", (f"{BOOKKEEPING}.quarantine",))
             snapshot, quarantine = cursor.fetchone() or ("", False)
         plan = _Plan(database, connection)
         entries = sum(task.rows for task in plan.tasks if task.job == "words")
@@ -290,27 +280,26 @@ def verify(
             tokenizer=(tokenizer or Tokenizer()).load() if entries else None,
             sample=1.0 if entries <= SAMPLE_ALL else SAMPLE_SHARE,
             seed=seed,
+            limit=limit,
         )
         tables = {name: TableVerdict() for name in plan.tables}
         kept, count = list(plan.findings.kept), plan.findings.count
         for outcome in _outcomes(run, plan.tasks, jobs or len(os.sched_getaffinity(0)), started, progress):
             tables[outcome.task.table].add(outcome.verdict)
-            kept += outcome.findings.kept[: LIMIT - len(kept)]
+            kept += outcome.findings.kept[: max(0, limit - len(kept))]
             count += outcome.findings.count
-        states = Differences()
+        states = Differences(limit)
         checks = {
             "foreign keys": check_states(connection, states),
             "sequences": check_sequences(database, connection, states),
         }
         if expected_catalog is not None:
             known = {name.partition(".")[0] for name in expected_catalog.get("column", {})}
-            indexes = {
-                row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
-            }
+            indexes = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
             checks["definitions"] = compare_catalogs(
                 read_catalog(connection), expected_catalog, set(plan.ordinary) - known, indexes, states
             )
-        kept += states.kept[: LIMIT - len(kept)]
+        kept += states.kept[: max(0, limit - len(kept))]
         count += states.count
     finally:
         connection.close()
@@ -318,9 +307,7 @@ def verify(
     return VerifyResult(count == 0, tables, kept, count, checks, time.monotonic() - started)
 
 
-def _outcomes(
-    run: Run, tasks: list[Task], jobs: int, started: float, progress: Report | None
-) -> Iterator[Outcome]:
+def _outcomes(run: Run, tasks: list[Task], jobs: int, started: float, progress: Report | None) -> Iterator[Outcome]:
     """Run the tasks in processes of their own, and report how far they are."""
     ordered = sorted(tasks, key=lambda task: -_COST[task.job] * task.rows)
     costs = sum(_COST[task.job] * task.rows + 1 for task in tasks)

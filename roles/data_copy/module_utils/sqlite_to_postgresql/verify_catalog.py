@@ -12,9 +12,7 @@ from .verify_values import quoted
 # Missing in Pensieve's PostgreSQL schema, made by the copy.
 MADE_INDEXES = frozenset({"idx_metadata_active_app"})
 
-_IN_PUBLIC = (
-    "n.nspname = 'public' AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.objid = {} AND x.deptype = 'e')"
-)
+_IN_PUBLIC = "n.nspname = 'public' AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.objid = {} AND x.deptype = 'e')"
 _CATALOG = {
     "column": (
         "SELECT format('%s.%s', c.relname, a.attname),"
@@ -138,9 +136,7 @@ def check_states(connection: psycopg2.extensions.connection, findings: Differenc
             " WHERE tgenabled <> 'O'"
         )
         for kind, table, name in cursor.fetchall():
-            findings.add(
-                "(catalog)", {kind: name}, None, "valid and enforced", table, f"{kind} is not in force"
-            )
+            findings.add("(catalog)", {kind: name}, None, "valid and enforced", table, f"{kind} is not in force")
         cursor.execute(
             "SELECT k.conname, k.conrelid::regclass::text, k.confrelid::regclass::text,"
             " (SELECT array_agg(a.attname::text ORDER BY o.n) FROM unnest(k.conkey) WITH ORDINALITY o(c, n)"
@@ -155,8 +151,7 @@ def check_states(connection: psycopg2.extensions.connection, findings: Differenc
             joined = " AND ".join(f"p.{quoted(b)} = c.{quoted(a)}" for a, b in zip(ours, theirs))
             present = " AND ".join(f"c.{quoted(a)} IS NOT NULL" for a in ours)
             cursor.execute(
-                f"SELECT count(*) FROM {child} c WHERE {present}"
-                f" AND NOT EXISTS (SELECT FROM {parent} p WHERE {joined})"
+                f"SELECT count(*) FROM {child} c WHERE {present} AND NOT EXISTS (SELECT FROM {parent} p WHERE {joined})"
             )
             row = cursor.fetchone()
             if row and row[0]:
@@ -168,9 +163,7 @@ def check_sequences(
     source: sqlite3.Connection, connection: psycopg2.extensions.connection, findings: Differences
 ) -> int:
     """The next value of each sequence is beyond every id of either side, and beyond sqlite_sequence."""
-    has_sequences = source.execute(
-        "SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'"
-    ).fetchone()[0]
+    has_sequences = source.execute("SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone()[0]
     given = dict(source.execute("SELECT name, seq FROM sqlite_sequence")) if has_sequences else {}
     with connection.cursor() as cursor:
         cursor.execute(

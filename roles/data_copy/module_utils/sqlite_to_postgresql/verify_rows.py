@@ -43,7 +43,7 @@ class RowComparison:
         self.table = run.tables[task.table]
         self.source, self.target = run.open()
         self.verdict = TableVerdict()
-        self.findings = Differences()
+        self.findings = Differences(run.limit)
         self.quarantine = Quarantine(run, self.table.name, self.table.key, self.table.key_is_rowid)
         self.quarantine.keep_range(task.low, task.high)
         self.names = [column.name for column in self.table.columns]
@@ -211,9 +211,7 @@ class RowComparison:
                 )
             expected = self._excused(column, row, at, kept)
             if expected != target_form(column.kind, found):
-                self.differs(
-                    key, column.name, row[at], found, f"not what the conversion gives: {expected!r:.200}"
-                )
+                self.differs(key, column.name, row[at], found, f"not what the conversion gives: {expected!r:.200}")
             return
         self.differs(self._identities(row)[0], column.name, row[at], found, "cell differs")
 
@@ -223,9 +221,7 @@ class RowComparison:
             return None
         if column.name == "source" and row[at] is None and "source_type" in self.names:
             return row[self.names.index("source_type")]  # AutoTaskTracker's label moves here
-        return coerced(
-            list(dict.fromkeys(entry.kind for entry in kept)), row[at], column.kind, column.longest
-        )
+        return coerced(list(dict.fromkeys(entry.kind for entry in kept)), row[at], column.kind, column.longest)
 
     def _join(self) -> None:
         """Tables whose key is no integer, by key; tables without a key, as multisets of rows."""
@@ -243,13 +239,9 @@ class RowComparison:
                 expected = []
                 for at, column in enumerate(self.table.columns):
                     kept = [
-                        k
-                        for key in self._identities(row)
-                        for k in self.quarantine.cells.get((key, column.name), [])
+                        k for key in self._identities(row) for k in self.quarantine.cells.get((key, column.name), [])
                     ]
-                    expected.append(
-                        self._excused(column, row, at, kept) if kept else source_form(column.kind, row[at])
-                    )
+                    expected.append(self._excused(column, row, at, kept) if kept else source_form(column.kind, row[at]))
                 found = forms.get(tuple(expected[at] for at in positions))
                 if found:
                     self.pairs([row], [found.pop()])

@@ -68,15 +68,14 @@ class TableVerdict:
 class Differences:
     """Differences of one task: counts all, keeps the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
         self.kept: list[Difference] = []
         self.count = 0
 
-    def add(
-        self, table: str, key: dict[str, Any], column: str | None, source: Any, target: Any, what: str
-    ) -> None:
+    def add(self, table: str, key: dict[str, Any], column: str | None, source: Any, target: Any, what: str) -> None:
         self.count += 1
-        if len(self.kept) < LIMIT:
+        if len(self.kept) < self.limit:
             shown = _excerpts(source, target)
             self.kept.append(Difference(table, _plain(key), column, shown[0], shown[1], what))
 
@@ -93,9 +92,7 @@ def _excerpts(source: Any, target: Any) -> tuple[str | None, str | None]:
     """Both values, short, from shortly before the first place where they differ."""
     start = 0
     if isinstance(source, str) and isinstance(target, str):
-        same = next(
-            (i for i, (a, b) in enumerate(zip(source, target)) if a != b), min(len(source), len(target))
-        )
+        same = next((i for i, (a, b) in enumerate(zip(source, target)) if a != b), min(len(source), len(target)))
         start = max(0, same - EXCERPT // 4)
     return _excerpt(source, start), _excerpt(target, start)
 
@@ -127,9 +124,7 @@ def open_target(dsn: str, passfile: str | None = None, snapshot: str = "") -> ps
     session.
     """
     arguments: dict[str, Any] = {"passfile": passfile} if passfile else {}
-    connection: psycopg2.extensions.connection = psycopg2.connect(
-        dsn, application_name="data_verify", **arguments
-    )
+    connection: psycopg2.extensions.connection = psycopg2.connect(dsn, application_name="data_verify", **arguments)
     connection.set_client_encoding("UTF8")
     connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
     with connection.cursor() as cursor:
@@ -209,6 +204,7 @@ class Run:
     tokenizer: Tokenizer | None
     sample: float
     seed: int
+    limit: int
     _source: sqlite3.Connection | None = field(default=None, repr=False)
     _target: psycopg2.extensions.connection | None = field(default=None, repr=False)
 
@@ -221,9 +217,7 @@ class Run:
         return self._source, self._target
 
 
-def stream(
-    connection: psycopg2.extensions.connection, query: str, values: Sequence[Any] = ()
-) -> Iterator[list[Row]]:
+def stream(connection: psycopg2.extensions.connection, query: str, values: Sequence[Any] = ()) -> Iterator[list[Row]]:
     """Batches of rows of a query, held on the server until fetched."""
     with connection.cursor(f"verify_{next(_numbers)}") as cursor:
         cursor.execute(query, values)

@@ -42,9 +42,7 @@ def vec0_columns(sql: str) -> list[_VecColumn]:
         elif "[" in type_name:
             role = "vector"
         else:
-            role = (
-                "partition" if [word.lower() for word in words[2:4]] == ["partition", "key"] else "metadata"
-            )
+            role = "partition" if [word.lower() for word in words[2:4]] == ["partition", "key"] else "metadata"
         if role == "vector" and not re.match(r"(float|f32)\[", type_name):
             raise ValueError(f"vector column {name} of type {type_name}: only float vectors are known")
         columns.append(_VecColumn(name, role, type_name, counts[role]))
@@ -94,9 +92,7 @@ class Vectors:
             values = []
             for column, blob in zip(self.columns, blobs):
                 values.append(
-                    head[2 + column.number]
-                    if column.role == "partition"
-                    else self._value(column, blob, rowid, offset)
+                    head[2 + column.number] if column.role == "partition" else self._value(column, blob, rowid, offset)
                 )
             result[rowid] = tuple(values)
         return result
@@ -109,9 +105,7 @@ class Vectors:
         }.get(column.role, ("", ""))
         if not table:
             return b""
-        row = self.source.execute(
-            f"SELECT {field_name} FROM {self.shadow(table)} WHERE rowid = ?", (chunk,)
-        ).fetchone()
+        row = self.source.execute(f"SELECT {field_name} FROM {self.shadow(table)} WHERE rowid = ?", (chunk,)).fetchone()
         return bytes(row[0]) if row else b""
 
     def _value(self, column: _VecColumn, blob: bytes, rowid: int, offset: int) -> Any:
@@ -154,9 +148,7 @@ def compare_vectors(run: Run, task: Task) -> Outcome:
             row = (rowid, *([None] * len(order) if values is None else [values[at] for at in order]))
             if values is None and (rowid,) not in comparison.quarantine.rows:
                 comparison.verdict.source += 1
-                comparison.differs(
-                    (rowid,), None, None, None, "row is listed, but its chunk does not hold it"
-                )
+                comparison.differs((rowid,), None, None, None, "row is listed, but its chunk does not hold it")
             elif rowid in found:
                 ours.append(row)
                 theirs.append(found[rowid])
@@ -179,7 +171,7 @@ def find_extra_ids(run: Run, task: Task) -> Outcome:
     started = time.monotonic()
     source, target = run.open()
     table = run.tables[task.table]
-    findings = Differences()
+    findings = Differences(run.limit)
     if task.table == FTS_TABLE:
         query = "SELECT DISTINCT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer' ORDER BY c0"
     else:
@@ -193,7 +185,5 @@ def find_extra_ids(run: Run, task: Task) -> Outcome:
                 current = next(ours, None)
             if current != rowid:
                 findings.add(task.table, table.told((rowid,)), None, None, rowid, "row is not in the source")
-    verdict = TableVerdict(
-        target=findings.count, differences=findings.count, seconds=time.monotonic() - started
-    )
+    verdict = TableVerdict(target=findings.count, differences=findings.count, seconds=time.monotonic() - started)
     return Outcome(task, verdict, findings)

@@ -12,9 +12,7 @@ from typing import Any
 from .verify_sides import FTS_TABLE, Differences, Outcome, Quarantine, Row, Run, TableVerdict, Task
 
 
-def raw_entry(
-    filepath: str, tags: Sequence[str], metadata: Sequence[tuple[str, str]]
-) -> tuple[str, str, str]:
+def raw_entry(filepath: str, tags: Sequence[str], metadata: Sequence[tuple[str, str]]) -> tuple[str, str, str]:
     """What Pensieve's PostgreSQL indexer stores as path, and segments as tags and as metadata (before
     segmentation).
     """
@@ -56,7 +54,7 @@ def compare_words(run: Run, task: Task) -> Outcome:
     """Compare the entries of entities in [low, high) with what their rows in the target give."""
     started = time.monotonic()
     source, target = run.open()
-    verdict, findings = TableVerdict(), Differences()
+    verdict, findings = TableVerdict(), Differences(run.limit)
     tokenizer = run.tokenizer
     if tokenizer is None:
         raise RuntimeError("full text needs a tokenizer")
@@ -80,8 +78,7 @@ def compare_words(run: Run, task: Task) -> Outcome:
         )
     )
     stored = {
-        row[0]: row[1:]
-        for row in ask("SELECT id, filepath, tags, metadata FROM public.entities_fts WHERE id RANGE")
+        row[0]: row[1:] for row in ask("SELECT id, filepath, tags, metadata FROM public.entities_fts WHERE id RANGE")
     }
     paths: dict[int, str] = dict(ask("SELECT id, filepath FROM public.entities WHERE id RANGE"))
     tags: dict[int, dict[int, str]] = {}

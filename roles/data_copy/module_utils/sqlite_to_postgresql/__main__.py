@@ -1,0 +1,82 @@
+"""The engine from the command line: ``python -m sqlite_to_postgresql {census,copy,verify} --source … --target …``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .census import census
+from .copier import copy
+from .model import EngineError, FindingsError, Policy, Progress
+from .options import full_dsn, plain_census, plain_copy
+from .progress import told
+
+
+def _show(progress: Progress) -> None:
+    print(told(progress), file=sys.stderr)
+
+
+def _policy(text: str) -> Policy:
+    if text in ("default", "strict"):
+        return Policy.of(text)
+    return Policy.of(dict(part.split("=", 1) for part in text.split(",")))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sqlite_to_postgresql", description=__doc__)
+    parser.add_argument("action", choices=("census", "copy", "verify"))
+    parser.add_argument("--source", type=Path, required=True, help="the SQLite database")
+    parser.add_argument("--target", help="connection string of PostgreSQL, without a password")
+    parser.add_argument("--passfile", help="libpq password file")
+    parser.add_argument(
+        "--policy", type=_policy, default="default", help="default, strict, or kind=action,kind=action,…"
+    )
+    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    arguments = parser.parse_args()
+    if arguments.action != "census" and not arguments.target:
+        parser.error(f"{arguments.action} needs --target")
+    return arguments
+
+
+def main() -> int:
+    """Run one action; print its result as JSON. Exit code 1: findings, differences or refusal."""
+    arguments = _arguments()
+    show = None if arguments.quiet else _show
+    dsn = full_dsn(arguments.target, arguments.passfile) if arguments.target else None
+    told_result: dict[str, Any]
+    try:
+        if arguments.action == "census":
+            found = census(
+                arguments.source, target_dsn=dsn, policy=arguments.policy, progress=show, jobs=arguments.jobs
+            )
+            told_result, good = plain_census(found, 20), found.acceptable()
+        elif arguments.action == "copy":
+            told_result = plain_copy(copy(arguments.source, str(dsn), arguments.policy, show, arguments.jobs), 20)
+            good = True
+        else:
+            return _verify(arguments, str(dsn))
+    except FindingsError as error:
+        told_result, good = {"findings": error.findings.as_list(20)}, False
+        print(error, file=sys.stderr)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(told_result, indent=2, ensure_ascii=False))
+    return 0 if good else 1
+
+
+def _verify(arguments: argparse.Namespace, dsn: str) -> int:
+    # Only here, since the verifier shares nothing with the rest.
+    from .verify import verify
+
+    result = verify(arguments.source, dsn, jobs=arguments.jobs)
+    print(json.dumps(result.as_dict(), indent=2, ensure_ascii=False))
+    return 0 if result.equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

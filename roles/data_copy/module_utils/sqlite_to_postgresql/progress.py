@@ -1,0 +1,60 @@
+"""Progress as lines of JSON in a file, which the action plugin (or a person, with tail -f) reads meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from .model import Progress
+
+_EVERY = 0.5  # seconds between lines of one phase
+
+
+class ProgressFile:
+    """Appends what is told to a file, mode 0600; a context manager that says at the end that it is the end."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._last, self._phase = path, 0.0, ""
+
+    def __enter__(self) -> ProgressFile:
+        if self._path is not None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            self._write({"state": "started", "pid": os.getpid()})
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._write({"state": "failed" if kind else "ended"})
+
+    def __call__(self, progress: Progress) -> None:
+        """Write one line, unless one of the same phase was written a moment ago."""
+        now = time.monotonic()
+        if progress.phase == self._phase and now - self._last < _EVERY:
+            return
+        self._last, self._phase = now, progress.phase
+        self._write({"state": "running", **asdict(progress), "text": told(progress)})
+
+    def _write(self, line: dict[str, object]) -> None:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+
+def told(progress: Progress) -> str:
+    """Tell progress in one line of numbers."""
+    parts = [f"{progress.phase}: {progress.item}"]
+    if progress.total:
+        parts.append(f"{progress.done:,} of {progress.total:,} {progress.unit}")
+    elif progress.done:
+        parts.append(f"{progress.done:,} {progress.unit}")
+    if progress.megabytes:
+        parts.append(f"{progress.megabytes:,.0f} MB")
+    parts.append(f"{progress.fraction:.0%}")
+    parts.append(f"{progress.elapsed:.0f} s")
+    if progress.eta is not None:
+        parts.append(f"about {progress.eta:.0f} s to go")
+    return ", ".join(parts)

@@ -1,0 +1,140 @@
+"""Every row of a table, read and converted: what the census looks at and the copy writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .model import FAIL, Finding, FindingLog, Policy, QuarantineRecord
+from .plan import TablePlan
+from .relations import Left, report
+from .rows import Converted, RowConverter, excerpt, row_record
+from .source import Batch, Source, quoted
+from .vec0 import Int64s, VecOddity, VecReader
+
+
+@dataclass
+class Reading:
+    """What is left out of a table for other rows' sake, and what reading it has found."""
+
+    left_out: dict[Any, Left] = field(default_factory=dict)
+    entities: Int64s | None = None  # ids that go over, sorted; None: the source has no entities
+    log: FindingLog = field(default_factory=FindingLog)
+    source_rows: int = 0
+    dropped: set[Any] = field(default_factory=set)
+
+
+def read(source: Source, table: TablePlan, policy: Policy, reading: Reading) -> Iterator[Converted]:
+    """Read and convert a table batch by batch; findings go to ``reading.log``."""
+    if table.is_vectors:
+        batches = _vectors(source, table, policy, reading)
+    elif table.table is not None:
+        batches = _rows(source, table, policy, reading)
+    else:
+        raise ValueError(f"{table.name} is not read row by row")
+    for converted in batches:
+        reading.dropped.update(converted.dropped)
+        yield converted
+
+
+def _rows(source: Source, table: TablePlan, policy: Policy, reading: Reading) -> Iterator[Converted]:
+    assert table.table is not None
+    converter = RowConverter(table, policy, reading.log)
+    if reading.left_out:
+        yield Converted(records=report(source, table, reading.left_out, policy, reading.log))
+    for batch in source.batches(table.table, table.columns):
+        reading.source_rows += len(batch.keys)
+        yield converter.convert(batch, reading.left_out)
+
+
+def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading) -> Iterator[Converted]:
+    assert table.virtual is not None
+    reader = VecReader(source, table.virtual)
+    reading.source_rows = reader.count()
+    converter = RowConverter(table, policy, reading.log)
+    oddities: list[VecOddity] = []
+    action = policy.action("rowid_without_row", coercible=False)
+    for vectors in reader.batches(oddities):
+        batch = Batch(vectors.rowids, [vectors.rowids, *vectors.columns])
+        orphans: list[int] = []
+        if reading.entities is not None:
+            orphans = np.flatnonzero(~np.isin(vectors.rowids, reading.entities)).tolist()
+        records = []
+        for row in orphans:
+            key = converter.key(batch, row)
+            reason = "a vector of an entity that is gone"
+            reading.log.add(Finding(table.name, key, None, "rowid_without_row", reason, "row", "", action))
+            if action != FAIL:
+                records.append(converter.whole_row(batch, row, "rowid_without_row", reason))
+        converted = converter.convert(batch, {int(vectors.rowids[row]) for row in orphans})
+        converted.records.extend(records)
+        yield converted
+    if oddities:
+        yield Converted(records=_report_oddities(source, table, oddities, action, reading.log))
+
+
+def _report_oddities(
+    source: Source, table: TablePlan, oddities: list[VecOddity], action: str, log: FindingLog
+) -> list[QuarantineRecord]:
+    """Log what does not fit together in the shadow tables.
+
+    An unlisted row is no row of the table (vec0 itself does not show it), so it is kept under its chunk table's name.
+    """
+    records = []
+    assert table.virtual is not None
+    reader = VecReader(source, table.virtual)
+    for odd in oddities:
+        name = table.name if odd.listed else f"{table.name}_chunks"
+        key = {"rowid": odd.rowid}
+        shown = f"chunk {odd.chunk}, offset {odd.offset}"
+        log.add(Finding(name, key, None, "rowid_without_row", odd.reason, "row", shown, action))
+        if action != FAIL:
+            cells: dict[str, Any] = {"rowid": odd.rowid, "chunk_id": odd.chunk, "chunk_offset": odd.offset}
+            if not odd.listed:
+                cells.update(reader.cells(odd.chunk, odd.rowid, odd.offset))
+            records.append(row_record(name, key, cells, "rowid_without_row", odd.reason))
+    return records
+
+
+@dataclass
+class FullText:
+    """The entities that the source's full-text index holds, and its entries that no entity has."""
+
+    ids: Int64s
+    source_rows: int
+    repeated: int
+    records: list[QuarantineRecord]
+
+
+def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading) -> FullText:
+    """List the entities that are indexed in the source.
+
+    Pensieve adds an entry each time it indexes an entity (``INSERT OR REPLACE`` replaces nothing in an FTS5
+    table), so an entity counts once however many entries it has.
+    """
+    content = quoted(f"{table.name}_content")
+    ids = np.unique(source.integers(f"SELECT c0 FROM {content} WHERE typeof(c0) = 'integer'"))
+    entries = int(source.rows(f"SELECT count(*) FROM {content} WHERE typeof(c0) = 'integer'")[0][0])
+    known = reading.entities if reading.entities is not None else np.empty(0, np.int64)
+    orphans = ids[~np.isin(ids, known)].tolist()
+    action = policy.action("rowid_without_row", coercible=False)
+    records = []
+
+    def leave_out(key: Any, row: tuple[Any, ...], reason: str) -> None:
+        named = {"id": key if isinstance(key, (int, str)) else excerpt(key)}
+        reading.log.add(Finding(table.name, named, None, "rowid_without_row", reason, "row", excerpt(row[1]), action))
+        if action != FAIL:
+            cells = dict(zip(table.columns, row))
+            records.append(row_record(table.name, named, cells, "rowid_without_row", reason))
+
+    entry = f"SELECT c0, c1, c2, c3 FROM {content}"
+    for key in orphans:
+        row = source.rows(f"{entry} WHERE c0 = ? ORDER BY id DESC LIMIT 1", (key,))[0]
+        leave_out(key, row, "a full-text entry of an entity that is gone")
+    odd = source.rows(f"{entry} WHERE typeof(c0) <> 'integer'")
+    for row in odd:
+        leave_out(row[0], row, "a full-text entry without an entity's id")
+    return FullText(ids[np.isin(ids, known)], len(ids) + len(odd), entries - len(ids), records)

@@ -1,0 +1,170 @@
+"""The staging schema: tables that are built out of sight and take the places of the empty ones in one transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from .model import EngineError
+from .plan import FULL_TEXT, VECTORS, Plan, TablePlan
+from .source import quoted
+from .target import PENSIEVE_TABLES, STAGING, Connection, TargetTable, query, read_tables, reference, run
+
+#: What `memos init` writes into a fresh database, by table: rows that may be there and that the source replaces.
+_DEFAULT_ROWS = {
+    "alembic_version": "true",
+    "libraries": "id = 1",
+    "plugins": "name IN ('builtin_ocr', 'builtin_vlm')",
+    "library_plugins": "library_id = 1",
+}
+
+_OTHERS = """
+    SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
+                          ELSE 'sequence' END || ' ' || c.relname
+      FROM pg_class c
+     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('v', 'm', 'f', 'S')
+       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass
+                          AND d.deptype IN ('e', 'a', 'i'))
+     ORDER BY 1
+"""
+
+
+def check_target(connection: Connection, target: Mapping[str, TargetTable], plan: Plan, boundary: str | None) -> None:
+    """Refuse a database that is not ours: tables or rows that Pensieve's code did not make.
+
+    ``boundary`` is set when the target holds an earlier copy of ours: then no row may be newer than that copy.
+    """
+    foreign = [f"table {name}" for name in target if name not in plan.tables and name not in _pensieve_names()]
+    foreign += [row[0] for row in query(connection, _OTHERS)]
+    if foreign:
+        raise _foreign(f"objects in schema public that Pensieve did not make: {', '.join(sorted(foreign))}")
+    if not {"entities", "alembic_version"} <= set(target):
+        raise EngineError(
+            "no tables of Pensieve on the target",
+            "the schema that Pensieve's own code makes, empty",
+            "everything",
+            "make the schema first (memos init with the target as database_path), then run again",
+        )
+    for name in target:
+        if boundary is None:
+            allowed = _DEFAULT_ROWS.get(name, "false")
+            sql = f"SELECT count(*) FROM public.{quoted(name)} WHERE NOT coalesce({allowed}, false)"
+            what = "rows that this copy did not write"
+        else:
+            sql = f"SELECT count(*) FROM public.{quoted(name)} WHERE xmin::text::bigint >= {int(boundary) % (1 << 32)}"
+            what = "rows that were written after the last copy"
+        rows = query(connection, sql)[0][0]
+        if rows:
+            raise _foreign(f"{rows} {what} in table {name}")
+
+
+def _pensieve_names() -> set[str]:
+    return {*PENSIEVE_TABLES, FULL_TEXT, VECTORS, "entities_vec"}
+
+
+def _foreign(found: str) -> EngineError:
+    return EngineError(
+        found,
+        "a database for Pensieve alone, with the empty tables of its schema",
+        "all of the target and the source",
+        "use an empty database (postgres_database), or drop this one if nothing in it is needed, and run again",
+    )
+
+
+def check_revision(connection: Connection, source_revisions: Iterable[str]) -> None:
+    """Refuse when source and target are not at the same revision of Pensieve's schema."""
+    wanted = sorted(source_revisions)
+    found = sorted(row[0] for row in query(connection, "SELECT version_num FROM public.alembic_version"))
+    if wanted != found:
+        here, there = ", ".join(wanted) or "none", ", ".join(found) or "none"
+        raise EngineError(
+            f"the source is at schema revision {here}, the target at {there}",
+            "the same revision on both",
+            "everything",
+            "run `memos init` of the installed version on the SQLite database (with a backup), then run again",
+        )
+
+
+def drop(connection: Connection) -> None:
+    """Drop the staging schema with all that is in it."""
+    run(connection, f"DROP SCHEMA IF EXISTS {STAGING} CASCADE")
+
+
+def exists(connection: Connection) -> bool:
+    """Tell whether a staging schema is there."""
+    return bool(query(connection, "SELECT to_regnamespace(%s) IS NOT NULL", (STAGING,))[0][0])
+
+
+def create(connection: Connection, plan: Plan) -> None:
+    """Make the staging tables: the columns of the real ones, no indexes, no keys."""
+    run(connection, "BEGIN")
+    run(connection, f"CREATE SCHEMA {STAGING}")
+    for table in plan.tables.values():
+        if table.target.create:
+            run(connection, table.target.create)
+        else:
+            like = f"LIKE public.{quoted(table.name)} INCLUDING ALL EXCLUDING INDEXES"
+            run(connection, f"CREATE TABLE {reference(table.name)} ({like})")
+        for name, kind in table.target.added.items():
+            run(connection, f"ALTER TABLE {reference(table.name)} ADD COLUMN {quoted(name)} {kind}")
+    run(connection, "COMMIT")
+
+
+def missing_indexes(connection: Connection, table: TablePlan) -> list[str]:
+    """Give the statements for the indexes that a staging table does not have yet."""
+    staged = read_tables(connection, STAGING).get(table.name)
+    there = {index.name for index in staged.indexes} if staged else set()
+    return [index.create for index in table.target.indexes if index.name not in there]
+
+
+def key_statements(connection: Connection, table: TablePlan, kinds: str) -> list[str]:
+    """Give the statements for constraints of some kinds (p, u, f) that a staging table does not have yet."""
+    staged = read_tables(connection, STAGING).get(table.name)
+    there = {constraint.name for constraint in staged.constraints} if staged else set()
+    statements = []
+    for constraint in table.target.constraints:
+        if constraint.name in there or constraint.kind not in kinds:
+            continue
+        head = f"ALTER TABLE {reference(table.name)} ADD CONSTRAINT {quoted(constraint.name)}"
+        if constraint.kind == "f":
+            statements.append(f"{head} {constraint.definition}")
+        else:
+            word = "PRIMARY KEY" if constraint.kind == "p" else "UNIQUE"
+            trailer = re.search(r"( NOT)? DEFERRABLE.*", constraint.definition)
+            statements.append(
+                f"{head} {word} USING INDEX {quoted(constraint.name)}{trailer.group() if trailer else ''}"
+            )
+    return statements
+
+
+def swap(connection: Connection, plan: Plan, target: Mapping[str, TargetTable], highest: Mapping[str, int]) -> None:
+    """Put the staging tables in the places of the real ones. The caller's transaction makes it one moment.
+
+    ``highest`` is the highest id ever given, by table; sequences go on after it.
+    """
+    run(connection, "SET LOCAL lock_timeout = '60s'")
+    old = [name for name in plan.tables if name in target]
+    for name in old:
+        for column, sequence in target[name].sequences.items():
+            if column not in target[name].identities:
+                run(connection, f"ALTER SEQUENCE public.{quoted(sequence)} OWNED BY NONE")
+    if old:
+        run(connection, f"DROP TABLE {', '.join(f'public.{quoted(name)}' for name in old)}")
+    for name, table in plan.tables.items():
+        run(connection, f"ALTER TABLE {reference(name)} SET SCHEMA public")
+        for column, sequence in table.target.sequences.items():
+            if column not in table.target.identities:
+                run(
+                    connection,
+                    f"ALTER SEQUENCE public.{quoted(sequence)} OWNED BY public.{quoted(name)}.{quoted(column)}",
+                )
+            _set_sequence(connection, name, column, highest.get(name, 0))
+    run(connection, f"DROP SCHEMA {STAGING}")
+
+
+def _set_sequence(connection: Connection, table: str, column: str, highest: int) -> None:
+    """Set a sequence within the transaction: RESTART gives it new storage, so that a rollback undoes setval too."""
+    sequence = query(connection, "SELECT pg_get_serial_sequence(%s, %s)", (f"public.{quoted(table)}", column))[0][0]
+    run(connection, f"ALTER SEQUENCE {sequence} RESTART")
+    if highest > 0:
+        run(connection, "SELECT setval(%s, %s, true)", (sequence, highest))
