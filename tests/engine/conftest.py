@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlite_to_postgresql.fts import Tokenizer
+from sqlite_to_postgresql.verify import catalog
 
 from engine import server as servers
 from engine.pensieve import Pensieve, venv
-from sqlite_to_postgresql.verify import catalog
 
 Catalog = dict[str, dict[str, str]]
 TEMPLATE = "pensieve_template"
@@ -64,6 +65,12 @@ def filled(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
+def small(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source with 12 screenshots. Not to be changed: copy it."""
+    return pensieve.make_source(tmp_path_factory.mktemp("small") / "database.db", 12)
+
+
+@pytest.fixture(scope="session")
 def empty(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source just as Pensieve makes it. Not to be changed: copy it."""
     database = tmp_path_factory.mktemp("empty") / "database.db"
@@ -71,7 +78,27 @@ def empty(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """One with its dictionary loaded."""
+    return Tokenizer().load()
+
+
 @pytest.fixture
 def source(filled: Path, tmp_path: Path) -> Path:
     """A copy of `filled` that a test may change."""
     return Path(shutil.copy(filled, tmp_path / "database.db"))
+
+
+NOTES = pytest.StashKey[list[str]]()
+
+
+def note(config: pytest.Config, line: str) -> None:
+    """Show a line at the end of the run."""
+    config.stash.setdefault(NOTES, []).append(line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Scores."""
+    for line in config.stash.get(NOTES, []):
+        terminalreporter.write_line(line)

@@ -77,12 +77,8 @@ INSERTS = {
         "INSERT INTO metadata_entries(entity_id, key, value, source_type, source, data_type, created_at,"
         " updated_at) VALUES (?,?,?,?,?,?,?,?)"
     ),
-    "entity_plugin_status": (
-        "INSERT INTO entity_plugin_status(entity_id, plugin_id, processed_at) VALUES (?,?,?)"
-    ),
-    "entity_tags": (
-        "INSERT INTO entity_tags(entity_id, tag_id, source, created_at, updated_at) VALUES (?,?,?,?,?)"
-    ),
+    "entity_plugin_status": ("INSERT INTO entity_plugin_status(entity_id, plugin_id, processed_at) VALUES (?,?,?)"),
+    "entity_tags": ("INSERT INTO entity_tags(entity_id, tag_id, source, created_at, updated_at) VALUES (?,?,?,?,?)"),
     "entities_fts": "INSERT INTO entities_fts(id, filepath, tags, metadata) VALUES (?,?,?,?)",
     "entities_vec_v2": (
         "INSERT INTO entities_vec_v2(rowid, embedding, app_name, file_type_group, created_at_timestamp,"
@@ -100,21 +96,15 @@ class Desktop:
         entries = [line.split(" ") for line in dictionary]
         self.chinese = [entry[0] for entry in entries]
         self.chinese_weights = list(_running(int(entry[1]) for entry in entries))
-        self.english = [
-            "".join(self.random.choices(SYLLABLES, k=self.random.randint(1, 4))) for _ in range(8000)
-        ]
+        self.english = ["".join(self.random.choices(SYLLABLES, k=self.random.randint(1, 4))) for _ in range(8000)]
         self.english_weights = list(_running(10_000 // (rank + 1) + 1 for rank in range(len(self.english))))
 
     def line(self) -> str:
         """One line of a document or of a dialogue: words of English or Chinese, now and then a number."""
         if self.random.random() < 0.5:
-            words = self.random.choices(
-                self.chinese, cum_weights=self.chinese_weights, k=self.random.randint(6, 20)
-            )
+            words = self.random.choices(self.chinese, cum_weights=self.chinese_weights, k=self.random.randint(6, 20))
             return "".join(words) + self.random.choice(["", "。", "，", "：", " 2025", "？"])
-        words = self.random.choices(
-            self.english, cum_weights=self.english_weights, k=self.random.randint(3, 10)
-        )
+        words = self.random.choices(self.english, cum_weights=self.english_weights, k=self.random.randint(3, 10))
         if self.random.random() < 0.2:
             words.append(f"{self.random.randint(1, 99999)}.{self.random.randint(0, 99)}")
         return " ".join(words).capitalize() + self.random.choice(["", ".", ",", ":", " -", "%"])
@@ -122,8 +112,7 @@ class Desktop:
     def misread(self, line: str) -> str:
         """As a recogniser does: mostly right."""
         return "".join(
-            self.random.choice("l1O0|、—口") if self.random.random() < MISREAD else character
-            for character in line
+            self.random.choice("l1O0|、—口") if self.random.random() < MISREAD else character for character in line
         )
 
     def screenshots(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -175,8 +164,7 @@ def main(screenshots: int, seed: int) -> None:
     ).fetchone()[0]
     tags = {
         name: connection.execute(
-            "INSERT INTO tags(name, description, color, created_at, updated_at)"
-            " VALUES (?,?,NULL,?,?) RETURNING id",
+            "INSERT INTO tags(name, description, color, created_at, updated_at) VALUES (?,?,NULL,?,?) RETURNING id",
             (name, None if len(name) % 2 else f"about {name}", now, now),
         ).fetchone()[0]
         for name in TAGS
@@ -206,9 +194,7 @@ def main(screenshots: int, seed: int) -> None:
             ("ocr_result", ocr_json(desktop.random, lines), "PLUGIN_GENERATED", "ocr", "JSON_DATA"),
         ]
         for key, value, source_type, source, data_type in metadata:
-            rows["metadata_entries"].append(
-                (entity, key, value, source_type, source, data_type, stamp, stamp)
-            )
+            rows["metadata_entries"].append((entity, key, value, source_type, source, data_type, stamp, stamp))
         rows["entity_plugin_status"].append((entity, plugin, stamp))
         tagged = [desktop.random.choice(TAGS)] if entity % 5 == 0 else []
         for tag in tagged:

@@ -49,9 +49,7 @@ class Pensieve:
             check=False,
         )
         if check and result.returncode:
-            raise RuntimeError(
-                f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
-            )
+            raise RuntimeError(f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout}{result.stderr}")
         return result
 
     def init(self, database: str) -> None:

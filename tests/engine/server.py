@@ -92,9 +92,7 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        subprocess.run(
-            ["docker", "rm", "--force", "--volumes", self.container], capture_output=True, check=True
-        )
+        subprocess.run(["docker", "rm", "--force", "--volumes", self.container], capture_output=True, check=True)
         if self._before is None:
             os.environ.pop("PGPASSFILE", None)
         else:
@@ -114,9 +112,7 @@ class Server:
                     logs = subprocess.run(
                         ["docker", "logs", self.container], capture_output=True, text=True, check=True
                     )
-                    raise RuntimeError(
-                        f"no server in {self.image}: {error}\n{logs.stdout}{logs.stderr}"
-                    ) from error
+                    raise RuntimeError(f"no server in {self.image}: {error}\n{logs.stdout}{logs.stderr}") from error
                 # Wait for something to happen on the port rather than for a number of seconds.
                 with socket.socket() as probe:
                     probe.settimeout(0.2)

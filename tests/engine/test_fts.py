@@ -13,19 +13,14 @@ import jieba
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from engine.pensieve import Pensieve
 from sqlite_to_postgresql.fts import Tokenizer, storable
 from sqlite_to_postgresql.verify_words import held, raw_entry
+
+from engine.pensieve import Pensieve
 
 Given = tuple[str, list[str], list[tuple[str, str]]]
 TEXTS = 3_000
 OCR_ITEM = '{"dt_boxes": [[0, 0]], "rec_txt": %s, "score": 0.9}'
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer().load()
 
 
 def run_words(pensieve: Pensieve, database: Path, *arguments: str) -> Any:
@@ -75,9 +70,7 @@ def awkward() -> list[Given]:
 
 
 @pytest.mark.pensieve
-def test_equals_pensieve_on_plain_values(
-    pensieve: Pensieve, empty: Path, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+def test_equals_pensieve_on_plain_values(pensieve: Pensieve, empty: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     choose = random.Random(20250701)
     words = [line.split(" ")[0] for line in tokenizer.plain.get_dict_file().read().decode().splitlines()]
     entries = awkward()
@@ -137,11 +130,11 @@ def test_equals_pensieve_on_every_entity(pensieve: Pensieve, source: Path, token
             "SELECT t.id, t.name FROM entity_tags e JOIN tags t ON t.id = e.tag_id WHERE entity_id = ? ORDER BY e.id",
             (entity,),
         )
-        tags = list(dict(rows).values())
+        own: dict[int, str] = dict(rows)
         metadata = connection.execute(
             "SELECT key, value FROM metadata_entries WHERE entity_id = ? ORDER BY id", (entity,)
         ).fetchall()
-        path, words, text = tokenizer.prepare(filepath, tags, metadata)
+        path, words, text = tokenizer.prepare(filepath, list(own.values()), metadata)
         expected = theirs[str(entity)]
         assert [path, text] == [expected[0], expected[2]]
         # Pensieve orders tags as its query happens to give them.
@@ -174,7 +167,7 @@ def test_pickled_tokenizer_loads_again() -> None:
 
 
 def test_unstorable_characters_have_stand_ins(tokenizer: Tokenizer) -> None:
-    value = f'[{OCR_ITEM % json.dumps("a" + chr(0) + "b" + chr(0xD800))}]'
+    value = f"[{OCR_ITEM % json.dumps('a' + chr(0) + 'b' + chr(0xD800))}]"
     assert tokenizer.prepare("/p", [], [("ocr_result", value)])[2].endswith("a \u2400 b \ufffd")
 
 

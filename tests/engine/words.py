@@ -1,9 +1,9 @@
 """Full text by Pensieve's own PostgreSQL indexer. Runs in Pensieve's interpreter; writes JSON.
 
-    words.py entities        id → [filepath, tags, metadata] of every entity of the database, loaded as Pensieve's
-                             indexer loads it
-    words.py given FILE      [filepath, tags, metadata] of each [filepath, tags, [[key, value], …]] of a JSON file;
-                             the name of the exception where Pensieve's function raises one
+words.py entities        id → [filepath, tags, metadata] of every entity of the database, loaded as Pensieve's
+                         indexer loads it
+words.py given FILE      [filepath, tags, metadata] of each [filepath, tags, [[key, value], …]] of a JSON file;
+                         the name of the exception where Pensieve's function raises one
 """
 
 from __future__ import annotations

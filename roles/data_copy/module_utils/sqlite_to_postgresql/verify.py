@@ -72,12 +72,17 @@ Report = Callable[[Progress], None]
 
 @dataclass
 class VerifyResult:
-    """`equal` is the verdict. `differences` holds the first of them, `difference_count` counts all."""
+    """`equal` is the verdict. `differences` holds the first of them, `difference_count` counts all.
+
+    `differing_rows`: rows missing, too many, or different in any cell. `checks`: how many foreign keys, sequences and
+    definitions were looked at.
+    """
 
     equal: bool
     tables: dict[str, TableVerdict]
     differences: list[Difference]
     difference_count: int
+    differing_rows: int
     checks: dict[str, int]
     seconds: float
 
@@ -283,28 +288,28 @@ def verify(
             limit=limit,
         )
         tables = {name: TableVerdict() for name in plan.tables}
-        kept, count = list(plan.findings.kept), plan.findings.count
+        kept, count, rows = list(plan.findings.kept), plan.findings.count, 0
         for outcome in _outcomes(run, plan.tasks, jobs or len(os.sched_getaffinity(0)), started, progress):
             tables[outcome.task.table].add(outcome.verdict)
             kept += outcome.findings.kept[: max(0, limit - len(kept))]
             count += outcome.findings.count
+            rows += len(outcome.findings.rows)
         states = Differences(limit)
         checks = {
             "foreign keys": check_states(connection, states),
             "sequences": check_sequences(database, connection, states),
         }
-        if expected_catalog is not None:
-            known = {name.partition(".")[0] for name in expected_catalog.get("column", {})}
-            indexes = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-            checks["definitions"] = compare_catalogs(
-                read_catalog(connection), expected_catalog, set(plan.ordinary) - known, indexes, states
-            )
+        known = {name.partition(".")[0] for name in (expected_catalog or {}).get("column", {})}
+        indexes = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        checks["definitions"] = compare_catalogs(
+            read_catalog(connection), expected_catalog, set(plan.ordinary) - known, indexes, states
+        )
         kept += states.kept[: max(0, limit - len(kept))]
         count += states.count
     finally:
         connection.close()
         database.close()
-    return VerifyResult(count == 0, tables, kept, count, checks, time.monotonic() - started)
+    return VerifyResult(count == 0, tables, kept, count, rows, checks, time.monotonic() - started)
 
 
 def _outcomes(run: Run, tasks: list[Task], jobs: int, started: float, progress: Report | None) -> Iterator[Outcome]:

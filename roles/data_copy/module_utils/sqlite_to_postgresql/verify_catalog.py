@@ -9,8 +9,11 @@ import psycopg2.extensions
 from .verify_sides import Differences, open_target
 from .verify_values import quoted
 
-# Missing in Pensieve's PostgreSQL schema, made by the copy.
-MADE_INDEXES = frozenset({"idx_metadata_active_app"})
+# Missing in Pensieve's PostgreSQL schema, made by the copy when the source has them: index → definition.
+MADE_INDEXES = {
+    "metadata_entries.idx_metadata_active_app": "CREATE INDEX idx_metadata_active_app ON public.metadata_entries"
+    " USING btree (key, entity_id, value) WHERE ((key)::text = 'active_app'::text)"
+}
 
 _IN_PUBLIC = "n.nspname = 'public' AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.objid = {} AND x.deptype = 'e')"
 _CATALOG = {
@@ -90,16 +93,18 @@ def read_catalog(connection: psycopg2.extensions.connection) -> dict[str, dict[s
 
 def compare_catalogs(
     found: dict[str, dict[str, str]],
-    expected: dict[str, dict[str, str]],
+    expected: dict[str, dict[str, str]] | None,
     extra_tables: set[str],
     source_indexes: set[str],
     findings: Differences,
 ) -> int:
-    """Every expected definition must be there, unchanged; nothing else, but what the source's own extras
-    explain.
+    """Every expected definition must be there, unchanged; nothing else, but what the source's own extras explain.
+    Without an expected catalog, only the indexes that the copy makes itself.
     """
     compared = 0
-    for kind, definitions in expected.items():
+    made = {name: definition for name, definition in MADE_INDEXES.items() if name.partition(".")[2] in source_indexes}
+    wanted = {**(expected or {}), "index": {**made, **(expected or {}).get("index", {})}}
+    for kind, definitions in wanted.items():
         for name, definition in definitions.items():
             compared += 1
             if found.get(kind, {}).get(name) != definition:
@@ -112,14 +117,14 @@ def compare_catalogs(
                     found.get(kind, {}).get(name),
                     f"{kind} is not as made",
                 )
-    for kind, definitions in found.items():
+    for kind, definitions in found.items() if expected else ():
         for name, definition in definitions.items():
-            if name in expected.get(kind, {}):
+            if name in wanted.get(kind, {}):
                 continue
             table, _, own = name.partition(".")
             if table in extra_tables or any(table.startswith(f"{extra}_") for extra in extra_tables):
                 continue
-            if kind == "index" and own in source_indexes | MADE_INDEXES:
+            if kind == "index" and own in source_indexes:
                 continue
             findings.add("(catalog)", {kind: name}, None, None, definition, f"{kind} that nothing asked for")
     return compared

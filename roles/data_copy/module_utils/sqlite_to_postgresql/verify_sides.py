@@ -72,9 +72,11 @@ class Differences:
         self.limit = limit
         self.kept: list[Difference] = []
         self.count = 0
+        self.rows: set[int] = set()  # hashes of the keys of rows that differ
 
     def add(self, table: str, key: dict[str, Any], column: str | None, source: Any, target: Any, what: str) -> None:
         self.count += 1
+        self.rows.add(hash(str(key)))
         if len(self.kept) < self.limit:
             shown = _excerpts(source, target)
             self.kept.append(Difference(table, _plain(key), column, shown[0], shown[1], what))
