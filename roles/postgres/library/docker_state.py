@@ -56,6 +56,10 @@ root_user:
   description: Whether this was asked as root.
   type: bool
   returned: always
+host:
+  description: Engine that the environment names, so that root can be told to speak to the same one.
+  type: str
+  returned: always
 error:
   description: What the client said when the engine did not answer.
   type: str
@@ -174,6 +178,7 @@ def empty() -> dict[str, Any]:
     return {
         "reachable": False,
         "root_user": os.geteuid() == 0,
+        "host": os.environ.get("DOCKER_HOST", ""),
         "error": "",
         "client": shutil.which("docker") or "",
         "daemon": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
