@@ -66,8 +66,8 @@ def filled(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def small(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source with 12 screenshots. Not to be changed: copy it."""
-    return pensieve.make_source(tmp_path_factory.mktemp("small") / "database.db", 12)
+    """A source with 16 screenshots. Not to be changed: copy it."""
+    return pensieve.make_source(tmp_path_factory.mktemp("small") / "database.db", 16)
 
 
 @pytest.fixture(scope="session")

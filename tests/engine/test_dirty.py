@@ -167,8 +167,8 @@ DIRT = [
         "DELETE FROM entity_plugin_status WHERE entity_id = 12",
         "DELETE FROM entities WHERE id = 12",
     ),
-    soil_vector("vector_not_finite", 9, "NaN", with_number(9, math.nan)),
-    soil_vector("vector_not_finite", 10, "infinity", with_number(10, math.inf)),
+    soil_vector("vector_not_finite", 12, "NaN", with_number(12, math.nan)),
+    soil_vector("vector_not_finite", 13, "infinity", with_number(13, math.inf)),
     change("too_long", "tags", "color", 1, "x" * 40, "40 characters"),
 ]  # fmt: skip
 
