@@ -102,7 +102,7 @@ def passwords(host: Host, variables: dict[str, Any]) -> list[str]:
 
 
 def test_the_port_is_bound_to_the_loopback_address_only(host: Host, variables: dict[str, Any]) -> None:
-    listening = host.check_output("ss -Hltn 'sport = :%s'", variables["postgres_port"]).splitlines()
+    listening = host.check_output(f"ss -Hltn 'sport = :{variables['postgres_port']}'").splitlines()
     assert [line.split()[3] for line in listening] == [f"127.0.0.1:{variables['postgres_port']}"]
 
 
