@@ -107,15 +107,11 @@ def parse_list(text: str) -> Iterator[Source]:
     """Sources of the one-line form: `deb [signed-by=/path] http://… suite component …`."""
     for raw in text.splitlines():
         line = raw.split("#", 1)[0].strip()
-        match = re.match(
-            r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>.*)$", line
-        )
+        match = re.match(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>.*)$", line)
         if match is None:
             continue
         options = dict(word.split("=", 1) for word in (match["options"] or "").split() if "=" in word)
-        yield Source(
-            match["uri"], (match["suite"],), tuple(match["components"].split()), options.get("signed-by", "")
-        )
+        yield Source(match["uri"], (match["suite"],), tuple(match["components"].split()), options.get("signed-by", ""))
 
 
 def parse_deb822(text: str) -> Iterator[Source]:
@@ -194,9 +190,7 @@ def choose(sources: list[Source]) -> tuple[Source | None, Source | None]:
         and any(re.split(r"[-/]", suite)[0] in RELEASES for suite in source.suites)
     ]
     # Debian's own key, or a path that ends in /debian, sets its mirrors apart from others' archives.
-    main.sort(
-        key=lambda source: ("debian-archive" not in source.signed_by, not source.uri.endswith("/debian"))
-    )
+    main.sort(key=lambda source: ("debian-archive" not in source.signed_by, not source.uri.endswith("/debian")))
     return (main[0] if main else None), (security[0] if security else None)
 
 
@@ -234,9 +228,7 @@ def main() -> None:
     # The order in which apt itself looks.
     http_proxy = conf.get("acquire::http::proxy") or os.environ.get("http_proxy", "")
     https_proxy = conf.get("acquire::https::proxy") or os.environ.get("https_proxy", "") or http_proxy
-    ca_bundle = conf.get("acquire::https::cainfo", "") or next(
-        (name for name in BUNDLES if Path(name).is_file()), ""
-    )
+    ca_bundle = conf.get("acquire::https::cainfo", "") or next((name for name in BUNDLES if Path(name).is_file()), "")
     module.exit_json(
         changed=False,
         mirror=archive.uri if archive else "",

@@ -163,9 +163,7 @@ class Client:
 
 def published(container: dict[str, Any]) -> list[str]:
     """Addresses that a container is configured to publish, running or not."""
-    bindings: dict[str, list[dict[str, str]] | None] = (
-        container.get("HostConfig", {}).get("PortBindings") or {}
-    )
+    bindings: dict[str, list[dict[str, str]] | None] = container.get("HostConfig", {}).get("PortBindings") or {}
     return sorted(
         f"{binding.get('HostIp') or '0.0.0.0'}:{binding.get('HostPort', '')}"
         for each in bindings.values()
@@ -181,8 +179,7 @@ def empty() -> dict[str, Any]:
         "host": os.environ.get("DOCKER_HOST", ""),
         "error": "",
         "client": shutil.which("docker") or "",
-        "daemon": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        or "",
+        "daemon": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") or "",
         "apt_get": shutil.which("apt-get") is not None,
         "systemd": Path("/run/systemd/system").is_dir(),
         "memory_gb": 1,

@@ -204,9 +204,7 @@ def main() -> None:
 
     mode = stat.S_IMODE(found.st_mode) if found else None
     owner, group = params["owner"], params["group"]
-    owned = (
-        found is None or os.geteuid() != 0 or (owner in (-1, found.st_uid) and group in (-1, found.st_gid))
-    )
+    owned = found is None or os.geteuid() != 0 or (owner in (-1, found.st_uid) and group in (-1, found.st_gid))
     changed = after != before or mode != MODE or not owned
     if changed and not module.check_mode:
         try:
