@@ -61,7 +61,7 @@ source = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
 entities = []
 for entity, path in source.execute("SELECT id, filepath FROM entities ORDER BY id LIMIT ?", (int(sys.argv[2]),)):
     tags = [row[0] for row in source.execute(
-        "SELECT t.name FROM entity_tags e JOIN tags t ON t.id = e.tag_id WHERE e.entity_id = ? ORDER BY e.id", (entity,))]
+        "SELECT t.name FROM entity_tags e JOIN tags t ON t.id = e.tag_id WHERE entity_id = ? ORDER BY e.id", (entity,))]
     rows = source.execute("SELECT key, value FROM metadata_entries WHERE entity_id = ? ORDER BY id", (entity,))
     entries = [SimpleNamespace(key=key, value=value) for key, value in rows]
     entities.append(SimpleNamespace(filepath=path, tag_names=tags, metadata_entries=entries))

@@ -161,6 +161,11 @@ def test_full_memo_changes_nothing(tokenizer: Tokenizer) -> None:
         assert all(len(memo) <= 3 for memo in (small._blocks, small._gaps, small._unknown))
 
 
+def test_dictionary_is_that_of_jieba(tokenizer: Tokenizer) -> None:
+    theirs = jieba.Tokenizer()
+    assert (tokenizer.plain.FREQ, tokenizer.plain.total) == theirs.gen_pfdict(theirs.get_dict_file())
+
+
 def test_pickled_tokenizer_loads_again() -> None:
     again = pickle.loads(pickle.dumps(MEMOISED))
     assert again.tokenize("我来到北京清华大学") == "我 来到 北京 清华大学"
