@@ -57,8 +57,9 @@ def target_tables(dsn: str | None) -> dict[str, TargetTable] | None:
 
 def reading_of(table: TablePlan, relations: Relations, source: Source, plan: Plan, log: FindingLog) -> Reading:
     """Give what reading a table must know of other tables."""
-    ids = entity_ids(source, plan, relations) if table.table is None else None
-    return Reading(dict(relations.left_out.get(table.name, {})), ids, log)
+    if table.table is not None:
+        return Reading(dict(relations.left_out.get(table.name, {})), log=log)
+    return Reading({}, entity_ids(source, plan, relations), frozenset(relations.gone("entities")), log)
 
 
 def by_size(source: Source, plan: Plan) -> dict[str, float]:

@@ -60,6 +60,19 @@ class Variable(NamedTuple):
 Encoded = Union[Fixed, Variable]
 
 
+def has_null(column: Encoded) -> bool:
+    """Tell whether an encoded column holds a NULL."""
+    return isinstance(column, Variable) and len(column.lengths) > 0 and int(column.lengths.min()) < 0
+
+
+def longer_than(column: Encoded, limit: int) -> list[int]:
+    """Give the rows whose payload has more than ``limit`` bytes."""
+    if isinstance(column, Fixed):
+        return list(range(len(column.fields))) if column.fields.shape[1] - 4 > limit else []
+    rows: list[int] = np.flatnonzero(column.lengths > limit).tolist()
+    return rows
+
+
 def take(column: Encoded, rows: npt.NDArray[np.intp]) -> Encoded:
     """Keep only some rows of an encoded column."""
     if isinstance(column, Fixed):
@@ -122,16 +135,17 @@ class Codec:
         """Encode a whole column without NULLs, or give None when any value has a Problem."""
         payloads = []
         for value in values:
-            canonical = self.cell(value)
-            if isinstance(canonical, Problem):
+            canonical = None if value is None else self.cell(value)
+            if canonical is None or isinstance(canonical, Problem):
                 return None
             payloads.append(self.encode(canonical))
         return _variable(payloads)
 
     def column(self, values: Sequence[Any]) -> Encoded | None:
         """Encode a whole column, NULLs included, or give None when any value has a Problem."""
-        if isinstance(values, np.ndarray) or None not in values:
-            return self.bulk(values)
+        whole = self.bulk(values)
+        if whole is not None or isinstance(values, np.ndarray) or None not in values:
+            return whole
         present = [value for value in values if value is not None]
         encoded = self.bulk(present) if present else _variable([])
         if encoded is None:
@@ -256,24 +270,28 @@ class Text(Codec):
 
     def cell(self, value: Any) -> Any:
         if isinstance(value, InvalidText):
-            coerced = value.decode("utf-8", "replace").replace("\0", "\u2400")
-            return Problem("invalid_utf8", "text that is not UTF-8", coerced)
+            readable = value.decode("utf-8", "replace").replace("\0", "\u2400")
+            return Problem("invalid_utf8", "text that is not UTF-8", self._fitting(readable))
         if isinstance(value, bytes):
-            return Problem("blob_in_text", "blob in a text column", _decoded(value))
+            return Problem("blob_in_text", "blob in a text column", self._fitting(_decoded(value)))
         if not isinstance(value, str):
-            return Problem("blob_in_text", f"{storage_class(value)} in a column of type {self.name}", str(value))
+            reason = f"{storage_class(value)} in a column of type {self.name}"
+            return Problem("blob_in_text", reason, self._fitting(str(value)))
         if "\0" in value:
-            fitting = value.replace("\0", "\u2400")
-            return Problem("nul_character", "text with a NUL character", fitting)
+            reason = "text with a NUL character"
+            return Problem("nul_character", reason, self._fitting(value.replace("\0", "\u2400")))
         if self.longest is not None and len(value) > self.longest:
-            return Problem(
-                "too_long", f"{len(value)} characters in a column of type {self.name}", value[: self.longest]
-            )
+            reason = f"{len(value)} characters in a column of type {self.name}"
+            return Problem("too_long", reason, self._fitting(value[: self.longest]))
         if self.index_limit is not None and len(value) > self.index_limit // 4:
             size = len(value.encode())
             if size > self.index_limit:
                 return Problem("index_row_too_large", f"{size} bytes; an index holds at most {self.index_limit}")
         return value
+
+    def _fitting(self, text: str | None) -> str | None:
+        """Give a text that this type holds as it is, or None."""
+        return None if text is None or isinstance(self.cell(text), Problem) else text
 
     def encode(self, value: Any) -> bytes:
         return str(value).encode()

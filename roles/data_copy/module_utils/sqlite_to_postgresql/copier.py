@@ -8,11 +8,11 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from . import ledger, staging
-from .census import Watcher, by_size, reading_of, survey, target_tables, touched
+from .builder import Builder
+from .census import Watcher, survey, target_tables
 from .fts import Tokenizer
 from .ledger import Entry
 from .model import (
@@ -23,21 +23,16 @@ from .model import (
     FindingsError,
     Policy,
     Prediction,
-    Progress,
     TableCount,
 )
 from .plan import Plan, TablePlan, make_plan
 from .pool import Pool
-from .reading import full_text as list_full_text
-from .relations import Relations, find
+from .progress import Meter
 from .source import Source, quoted
-from .target import STAGING, Connection, TargetTable, connect, query, reference, run
-from .work import Outcome, full_text, load
+from .target import Connection, TargetTable, connect, query
 
 _ENGINE = "1"  # part of the plan's digest: a ledger of another engine is not gone on with
-_CHUNK = 200  # entities whose full text is made in one transaction
 _LOCK = 7_020_315_003  # advisory lock: one copy at a time
-_INDEXED_BY_KEY = {"entities": "id", "entity_tags": "entity_id", "metadata_entries": "entity_id", "tags": "id"}
 
 
 def copy(
@@ -73,6 +68,7 @@ def copy(
                     "everything",
                     "wait for it to end, or end its process, and run again",
                 )
+            staging.end_leftover_sessions(connection)
             plan = make_plan(ours, target)
             return _Copy(pool, ours, connection, target_dsn, target, plan, chosen, progress, workers).run(
                 Path(source), fingerprint
@@ -168,15 +164,14 @@ class _Copy:
         jobs: int,
     ) -> None:
         self._pool, self._source, self._connection, self._dsn = pool, source, connection, dsn
-        self._target, self._plan, self._policy, self._progress, self._jobs = target, plan, policy, progress, jobs
+        self._target, self._plan, self._policy, self._jobs = target, plan, policy, jobs
         self._started = time.monotonic()
         self._log = FindingLog()
         self._tables: dict[str, TableCount] = {}
         self._phases: dict[str, float] = {}
         self._run_id = ""
         self._before: dict[str, int] = {}
-        self._work_done, self._work_total = 0.0, 1.0
-        self._bytes = 0
+        self._meter = Meter(progress, self._started)
 
     def run(self, path: Path, fingerprint: str) -> CopyResult:
         digest = _digest(self._plan, self._policy)
@@ -189,12 +184,17 @@ class _Copy:
         staging.check_revision(self._connection, _revisions(self._source))
         self._before = _rows_before(self._connection, self._target)
         done = self._resume(path, fingerprint, digest)
+        builder = Builder(
+            self._pool, self._source, self._connection, self._dsn, self._run_id, self._plan, self._policy, self._meter,
+            self._jobs,
+        )  # fmt: skip
         try:
-            self._load(done)
+            builder.fill(done)
         except FindingsError:
             staging.drop(self._connection)
             ledger.forget(self._connection, self._run_id)
             raise
+        self._tables, self._log, self._phases = builder.tables, builder.log, builder.phases
         self._show()
         return self._result(True, self._run_id, self._plan.notes)
 
@@ -212,134 +212,9 @@ class _Copy:
         staging.create(self._connection, self._plan)
         return []
 
-    def _load(self, done: list[Entry]) -> None:
-        """Load all tables, make full text, and build indexes and keys as soon as their tables are there."""
-        relations = self._load_tables(done)
-        with ThreadPoolExecutor(self._jobs) as threads:
-            builds = self._start_builds(threads)
-            self._full_text(relations, done, builds)
-            for table in self._plan.tables.values():
-                if table.is_full_text:
-                    builds[table.name] = [threads.submit(self._build, [sql]) for sql in self._indexes(table)]
-            self._wait(builds)
-        self._keys()
-
-    def _load_tables(self, done: list[Entry]) -> Relations:
-        started = time.monotonic()
-        relations = find(self._source, self._plan)
-        sizes = by_size(self._source, self._plan)
-        self._work_total = sum(sizes.values()) * 4 or 1.0
-        loaded = {entry.table: entry.count for entry in done}
-        waiting = [name for name in sizes if name not in loaded]
-        outcomes: dict[str, Outcome] = {}
-        while True:
-            while waiting or self._pool.busy():
-                while waiting and self._pool.idle():
-                    table = self._plan.tables[waiting.pop(0)]
-                    reading = reading_of(table, relations, self._source, self._plan, FindingLog())
-                    self._pool.submit(table.name, load, self._dsn, self._run_id, table, self._policy, reading)
-                for step in self._pool.steps(1.0):
-                    if step.done:
-                        outcomes[step.name] = step.result
-                        self._tables[step.name] = step.result.count
-                        self._work_done += sizes[step.name]
-                    self._bytes += step.bytes
-                    self._tell("load", step.name, step.rows)
-            seeds = {name: outcome.dropped for name, outcome in outcomes.items() if outcome.dropped}
-            if seeds == relations.seeds:
-                break
-            again = find(self._source, self._plan, seeds)
-            waiting = touched(self._plan, relations, again)
-            relations = again
-        for name, count in loaded.items():
-            self._tables.setdefault(name, count)
-        for outcome in outcomes.values():
-            self._log.merge(outcome.findings)
-        if self._log.failing():
-            raise FindingsError(self._log)
-        self._phases["load"] = time.monotonic() - started
-        return relations
-
-    def _indexes(self, table: TablePlan) -> list[str]:
-        return staging.missing_indexes(self._connection, table)
-
-    def _start_builds(self, threads: ThreadPoolExecutor) -> dict[str, list[Future[None]]]:
-        builds: dict[str, list[Future[None]]] = {}
-        for table in self._plan.tables.values():
-            if not table.is_full_text:
-                builds[table.name] = [threads.submit(self._build, [sql]) for sql in self._indexes(table)]
-        return builds
-
-    def _build(self, statements: list[str]) -> None:
-        connection = connect(self._dsn, maintenance_work_mem="256MB", max_parallel_maintenance_workers=str(self._jobs))
-        try:
-            for statement in statements:
-                run(connection, statement)
-        finally:
-            connection.close()
-
-    def _wait(self, builds: dict[str, list[Future[None]]]) -> None:
-        for name, futures in builds.items():
-            for future in futures:
-                while not future.done():
-                    time.sleep(0.05)
-                    self._tell("index", name, 0)
-                future.result()
-
-    def _full_text(self, relations: Relations, done: list[Entry], builds: dict[str, list[Future[None]]]) -> None:
-        table = next((table for table in self._plan.tables.values() if table.is_full_text), None)
-        if table is None:
-            return
-        self._wait({name: builds[name] for name in _INDEXED_BY_KEY if name in builds})
-        started = time.monotonic()
-        reading = reading_of(table, relations, self._source, self._plan, self._log)
-        listed = list_full_text(self._source, table, self._policy, reading)
-        chunks = {entry.chunk: entry for entry in done if entry.table == table.name}
-        for name in _INDEXED_BY_KEY:
-            run(self._connection, f"ANALYZE {reference(name)}")
-        ids = listed.ids.tolist()
-        waiting = [(at // _CHUNK, ids[at : at + _CHUNK]) for at in range(0, len(ids), _CHUNK)]
-        waiting = [part for part in waiting if part[0] not in chunks]
-        total = TableCount(listed.source_rows, 0, len(listed.records))
-        for entry in chunks.values():
-            _add(total, entry.count)
-        run(self._connection, "BEGIN")
-        run(
-            self._connection,
-            "DELETE FROM data_copy.quarantine WHERE run_id = %s AND source_table = %s AND kind = 'rowid_without_row'",
-            (self._run_id, table.name),
-        )
-        ledger.quarantine(self._connection, self._run_id, listed.records)
-        run(self._connection, "COMMIT")
-        while waiting or self._pool.busy():
-            while waiting and self._pool.idle():
-                chunk, part = waiting.pop(0)
-                self._pool.submit(
-                    table.name, full_text, self._dsn, self._run_id, table, STAGING, chunk, part, self._policy
-                )
-            for step in self._pool.steps(1.0):
-                if step.done:
-                    _add(total, step.result.count)
-                    self._log.merge(step.result.findings)
-                    self._tell("full text", table.name, step.result.count.target)
-        if self._log.failing():
-            raise FindingsError(self._log)
-        total.seconds = time.monotonic() - started
-        self._tables[table.name] = total
-        self._phases["full text"] = total.seconds
-
-    def _keys(self) -> None:
-        """Make primary and unique keys of the indexes, gather statistics, then check and make the foreign keys."""
-        for kinds in ("pu", "f"):
-            for table in self._plan.tables.values():
-                for statement in staging.key_statements(self._connection, table, kinds):
-                    run(self._connection, statement)
-            if kinds == "pu":
-                for table in self._plan.tables.values():
-                    run(self._connection, f"ANALYZE {reference(table.name)}")
-
     def _show(self) -> None:
         """Show everything in one transaction."""
+        self._meter.tell("show", f"{len(self._plan.tables)} tables")
         highest = {name: self._highest(table) for name, table in self._plan.tables.items() if table.table}
         self._connection.autocommit = False
         try:
@@ -360,14 +235,6 @@ class _Copy:
         found = self._source.rows(f'SELECT max(_rowid_) FROM "{table.name}"')[0][0] or 0
         return max(int(found), self._source.sequence(table.name))
 
-    def _tell(self, phase: str, item: str, rows: int) -> None:
-        if self._progress is None:
-            return
-        elapsed = time.monotonic() - self._started
-        fraction = min(self._work_done / self._work_total, 1.0)
-        eta = elapsed / fraction - elapsed if fraction > 0.01 else None
-        self._progress(Progress(phase, item, rows, 0, self._bytes / 1e6, fraction, elapsed, eta))
-
     def _result(self, changed: bool, run_id: str, notes: list[str]) -> CopyResult:
         return CopyResult(
             changed,
@@ -379,9 +246,3 @@ class _Copy:
             self._phases,
             self._before or {name: count.target for name, count in self._tables.items()},
         )
-
-
-def _add(total: TableCount, part: TableCount) -> None:
-    total.target += part.target
-    total.quarantined += part.quarantined
-    total.bytes += part.bytes

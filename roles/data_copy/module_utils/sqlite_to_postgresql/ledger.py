@@ -153,6 +153,15 @@ def strike(connection: Connection, run_id: str, table: str) -> None:
     run(connection, f"DELETE FROM {BOOKKEEPING}.quarantine WHERE run_id = %s AND source_table = %s", (run_id, table))
 
 
+def release(connection: Connection, run_id: str, table: str, kinds: list[str]) -> None:
+    """Take records of some kinds out of quarantine, since they are put there anew."""
+    run(
+        connection,
+        f"DELETE FROM {BOOKKEEPING}.quarantine WHERE run_id = %s AND source_table = %s AND kind = ANY(%s)",
+        (run_id, table, kinds),
+    )
+
+
 def finish(connection: Connection, run_id: str, result: dict[str, Any]) -> None:
     """Complete a run, in the transaction that shows its tables. Earlier runs are forgotten."""
     run(connection, f"DELETE FROM {BOOKKEEPING}.run WHERE run_id <> %s", (run_id,))

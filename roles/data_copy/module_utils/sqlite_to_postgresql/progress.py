@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +43,48 @@ class ProgressFile:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
+
+
+class Meter:
+    """Adds up the parts of a run, each weighed by the seconds of work that it takes about."""
+
+    def __init__(self, watcher: Callable[[Progress], None] | None, started: float) -> None:
+        self._watcher, self._started = watcher, started
+        self._weights: dict[tuple[str, str], float] = {}
+        self._shares: dict[tuple[str, str], float] = {}
+        self._part = ("", "")
+        self._rows = self._bytes = 0
+
+    def expect(self, part: tuple[str, str], seconds: float) -> None:
+        """Announce a part."""
+        self._weights[part] = seconds
+        self._shares[part] = 0.0
+
+    def advance(self, part: tuple[str, str], rows: int, size: int, expected: float) -> None:
+        """Count rows and bytes of a part of about ``expected`` bytes."""
+        self.set(part, min(0.99, self._shares.get(part, 0.0) + size / max(expected, 1.0)), rows, size)
+
+    def set(self, part: tuple[str, str], share: float, rows: int = 0, size: int = 0) -> None:
+        """Say how far (0..1) a part is."""
+        self._shares[part], self._part = share, part
+        self._rows += rows
+        self._bytes += size
+
+    def finish(self, part: tuple[str, str]) -> None:
+        """Say that a part is done."""
+        self._shares[part] = 1.0
+
+    def tell(self, phase: str, item: str = "") -> None:
+        """Tell the watcher where the run stands."""
+        if self._watcher is None:
+            return
+        elapsed = time.monotonic() - self._started
+        total = sum(self._weights.values())
+        done = sum(weight * self._shares[part] for part, weight in self._weights.items())
+        fraction = done / total if total else 0.0
+        eta = elapsed / fraction - elapsed if fraction > 0.02 else None
+        shown = item or ", ".join(sorted({name for (kind, name), share in self._shares.items() if 0 < share < 1}))
+        self._watcher(Progress(phase, shown or self._part[1], self._rows, 0, self._bytes / 1e6, fraction, elapsed, eta))
 
 
 def told(progress: Progress) -> str:

@@ -22,6 +22,7 @@ class Reading:
 
     left_out: dict[Any, Left] = field(default_factory=dict)
     entities: Int64s | None = None  # ids that go over, sorted; None: the source has no entities
+    gone_entities: frozenset[int] = frozenset()  # ids that the source has and that do not go over
     log: FindingLog = field(default_factory=FindingLog)
     source_rows: int = 0
     dropped: set[Any] = field(default_factory=set)
@@ -56,7 +57,6 @@ def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading)
     reading.source_rows = reader.count()
     converter = RowConverter(table, policy, reading.log)
     oddities: list[VecOddity] = []
-    action = policy.action("rowid_without_row", coercible=False)
     for vectors in reader.batches(oddities):
         batch = Batch(vectors.rowids, [vectors.rowids, *vectors.columns])
         orphans: list[int] = []
@@ -65,15 +65,24 @@ def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading)
         records = []
         for row in orphans:
             key = converter.key(batch, row)
-            reason = "a vector of an entity that is gone"
-            reading.log.add(Finding(table.name, key, None, "rowid_without_row", reason, "row", "", action))
+            kind, reason = _why(int(vectors.rowids[row]), reading)
+            action = policy.action(kind, coercible=False)
+            reading.log.add(Finding(table.name, key, None, kind, reason, "row", "", action))
             if action != FAIL:
-                records.append(converter.whole_row(batch, row, "rowid_without_row", reason))
+                records.append(converter.whole_row(batch, row, kind, reason))
         converted = converter.convert(batch, {int(vectors.rowids[row]) for row in orphans})
         converted.records.extend(records)
         yield converted
     if oddities:
+        action = policy.action("rowid_without_row", coercible=False)
         yield Converted(records=_report_oddities(source, table, oddities, action, reading.log))
+
+
+def _why(entity: int, reading: Reading) -> tuple[str, str]:
+    """Say why what belongs to an entity does not go over."""
+    if entity in reading.gone_entities:
+        return "dependent_row", f"its entity {entity} does not go over"
+    return "rowid_without_row", f"its entity {entity} does not exist"
 
 
 def _report_oddities(
@@ -92,10 +101,11 @@ def _report_oddities(
         shown = f"chunk {odd.chunk}, offset {odd.offset}"
         log.add(Finding(name, key, None, "rowid_without_row", odd.reason, "row", shown, action))
         if action != FAIL:
-            cells: dict[str, Any] = {"rowid": odd.rowid, "chunk_id": odd.chunk, "chunk_offset": odd.offset}
+            cells: dict[str, Any] = dict.fromkeys(table.columns)
             if not odd.listed:
-                cells.update(reader.cells(odd.chunk, odd.rowid, odd.offset))
-            records.append(row_record(name, key, cells, "rowid_without_row", odd.reason))
+                cells = reader.cells(odd.chunk, odd.rowid, odd.offset)
+            reason = f"{odd.reason}: {shown}"
+            records.append(row_record(name, key, {**cells, "rowid": odd.rowid}, "rowid_without_row", reason))
     return records
 
 
@@ -120,21 +130,21 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
     entries = int(source.rows(f"SELECT count(*) FROM {content} WHERE typeof(c0) = 'integer'")[0][0])
     known = reading.entities if reading.entities is not None else np.empty(0, np.int64)
     orphans = ids[~np.isin(ids, known)].tolist()
-    action = policy.action("rowid_without_row", coercible=False)
     records = []
 
-    def leave_out(key: Any, row: tuple[Any, ...], reason: str) -> None:
+    def leave_out(key: Any, row: tuple[Any, ...], kind: str, reason: str) -> None:
+        action = policy.action(kind, coercible=False)
         named = {"id": key if isinstance(key, (int, str)) else excerpt(key)}
-        reading.log.add(Finding(table.name, named, None, "rowid_without_row", reason, "row", excerpt(row[1]), action))
+        reading.log.add(Finding(table.name, named, None, kind, reason, "row", excerpt(row[1]), action))
         if action != FAIL:
             cells = dict(zip(table.columns, row))
-            records.append(row_record(table.name, named, cells, "rowid_without_row", reason))
+            records.append(row_record(table.name, named, cells, kind, reason))
 
     entry = f"SELECT c0, c1, c2, c3 FROM {content}"
     for key in orphans:
         row = source.rows(f"{entry} WHERE c0 = ? ORDER BY id DESC LIMIT 1", (key,))[0]
-        leave_out(key, row, "a full-text entry of an entity that is gone")
+        leave_out(key, row, *_why(key, reading))
     odd = source.rows(f"{entry} WHERE typeof(c0) <> 'integer'")
     for row in odd:
-        leave_out(row[0], row, "a full-text entry without an entity's id")
+        leave_out(row[0], row, "rowid_without_row", "a full-text entry without an entity's id")
     return FullText(ids[np.isin(ids, known)], len(ids) + len(odd), entries - len(ids), records)

@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from .convert import Encoded, Problem, Variable, quarantine_form, storage_class, take, to_copy_rows
+from .convert import (
+    Encoded,
+    Problem,
+    Variable,
+    has_null,
+    longer_than,
+    quarantine_form,
+    storage_class,
+    take,
+    to_copy_rows,
+)
 from .model import COERCE, QUARANTINE, Finding, FindingLog, Policy, QuarantineRecord
 from .plan import TablePlan
 from .source import Batch
@@ -69,10 +79,10 @@ class RowConverter:
         dropped: dict[int, str] = {}
         for place in self._order():
             name = self._plan.columns[place]
-            if not self._refuses_null(name, columns[place]) and not self._too_large(name, columns):
-                encoded[place] = self._plan.codecs[place].column(columns[place])
-            if encoded[place] is None:
-                encoded[place] = self._with_care(batch, columns, place, result, dropped)
+            column = self._plan.codecs[place].column(columns[place])
+            if column is None or self._refuses(name, column, columns):
+                column = self._with_care(batch, columns, place, result, dropped)
+            encoded[place] = column
         done = [column for column in encoded if column is not None]
         rows = len(batch.keys)
         if dropped:
@@ -93,17 +103,15 @@ class RowConverter:
         first = [self._places[name] for name in self._plan.label_keepers if name in self._places]
         return first + [place for place in range(len(self._plan.columns)) if place not in first]
 
-    def _refuses_null(self, name: str, values: Sequence[Any]) -> bool:
-        return self._plan.not_null(name) and not isinstance(values, np.ndarray) and None in values
-
-    def _too_large(self, name: str, columns: Sequence[Sequence[Any]]) -> bool:
+    def _refuses(self, name: str, column: Encoded, columns: Sequence[Sequence[Any]]) -> bool:
+        """Tell whether a column, though its type takes every cell, may hold one that the table refuses."""
+        if self._plan.not_null(name) and has_null(column):
+            return True
         return any(
-            limit.column == name
-            and any(
-                where == limit.value and isinstance(value, str) and len(value.encode()) > INDEX_LIMIT
-                for where, value in zip(columns[self._places[limit.where]], columns[self._places[name]])
-            )
+            columns[self._places[limit.where]][row] == limit.value
             for limit in self._plan.partial_limits
+            if limit.column == name
+            for row in longer_than(column, INDEX_LIMIT)
         )
 
     def _problem(self, name: str, place: int, columns: Sequence[Sequence[Any]], row: int) -> Any:

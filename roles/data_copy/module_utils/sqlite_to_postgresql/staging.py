@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 
 from .model import EngineError
 from .plan import FULL_TEXT, VECTORS, Plan, TablePlan
 from .source import quoted
-from .target import PENSIEVE_TABLES, STAGING, Connection, TargetTable, query, read_tables, reference, run
+from .target import (
+    PENSIEVE_TABLES,
+    STAGING,
+    WORKER,
+    Connection,
+    TargetIndex,
+    TargetTable,
+    query,
+    read_tables,
+    reference,
+    run,
+)
 
 #: What `memos init` writes into a fresh database, by table: rows that may be there and that the source replaces.
 _DEFAULT_ROWS = {
@@ -17,6 +30,9 @@ _DEFAULT_ROWS = {
     "plugins": "name IN ('builtin_ocr', 'builtin_vlm')",
     "library_plugins": "library_id = 1",
 }
+
+_LEFTOVER_SECONDS = 60.0
+_GRAPH_BYTES = 400  # neighbours of a vector in the graph, with m = 16
 
 _OTHERS = """
     SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
@@ -110,11 +126,71 @@ def create(connection: Connection, plan: Plan) -> None:
     run(connection, "COMMIT")
 
 
-def missing_indexes(connection: Connection, table: TablePlan) -> list[str]:
-    """Give the statements for the indexes that a staging table does not have yet."""
+def end_leftover_sessions(connection: Connection) -> None:
+    """End the sessions that a killed run has left working on the server; only our own, and only in this database."""
+    others = (
+        "FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user"
+        " AND application_name = %s AND pid <> pg_backend_pid()"
+    )
+    deadline = time.monotonic() + _LEFTOVER_SECONDS
+    while query(connection, f"SELECT count(pg_terminate_backend(pid, 1000)) {others}", (WORKER,))[0][0]:
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"sessions of an earlier copy that do not end within {_LEFTOVER_SECONDS:.0f} s",
+                "no session of another copy",
+                "everything",
+                f"look at pg_stat_activity for application_name '{WORKER}', end them, and run again",
+            )
+
+
+def index_memory(connection: Connection) -> int:
+    """Bytes of memory that index builds may use at the same time: a quarter of the machine's, at least 256 MB.
+
+    The server is taken to be on this machine, or on one like it.
+    """
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    floor = int(query(connection, "SELECT pg_size_bytes(current_setting('maintenance_work_mem'))")[0][0])
+    return max(pages * size // 4, floor, 256 << 20)
+
+
+def index_settings(memory: int, jobs: int, index: TargetIndex, rows: int, dimensions: int) -> dict[str, str]:
+    """Settings of a session that builds an index.
+
+    A graph of vectors is built at full speed only while it fits into maintenance_work_mem; helpers share that memory by
+    /dev/shm, which may be smaller (shm_size of the container), so no more is asked for than the graph needs.
+    """
+    need = 64 << 20
+    if index.method == "hnsw":
+        need = int(rows * (4 * dimensions + _GRAPH_BYTES) * 1.1) + (32 << 20)
+    elif index.method == "gin":
+        need = memory // 4
+    return {
+        "maintenance_work_mem": f"{max(64 << 20, min(need, memory)) >> 10}kB",
+        "max_parallel_maintenance_workers": str(jobs),
+        "synchronous_commit": "off",
+    }
+
+
+def builds_under_way(connection: Connection) -> list[tuple[str, float]]:
+    """Tell how far (0..1) the server is with each index that it builds."""
+    return [
+        (name, float(share))
+        for name, share in query(
+            connection,
+            "SELECT c.relname, greatest(blocks_done::float8 / nullif(blocks_total, 0),"
+            " tuples_done::float8 / nullif(tuples_total, 0))"
+            " FROM pg_stat_progress_create_index p JOIN pg_class c ON c.oid = p.index_relid"
+            " WHERE datname = current_database()",
+        )
+        if share is not None
+    ]
+
+
+def missing_indexes(connection: Connection, table: TablePlan) -> list[TargetIndex]:
+    """Give the indexes that a staging table does not have yet."""
     staged = read_tables(connection, STAGING).get(table.name)
     there = {index.name for index in staged.indexes} if staged else set()
-    return [index.create for index in table.target.indexes if index.name not in there]
+    return [index for index in table.target.indexes if index.name not in there]
 
 
 def key_statements(connection: Connection, table: TablePlan, kinds: str) -> list[str]:

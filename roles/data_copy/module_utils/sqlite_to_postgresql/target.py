@@ -102,7 +102,11 @@ class TargetTable:
         }
 
 
-def connect(dsn: str, **settings: str) -> Connection:
+#: Names of our sessions, by which a server tells what we do there.
+OWNER, WORKER = "data_copy", "data_copy worker"
+
+
+def connect(dsn: str, name: str = OWNER, **settings: str) -> Connection:
     """Open a session whose values do not depend on the server's or the user's settings."""
     options = {
         "search_path": f"{STAGING},public",
@@ -117,7 +121,7 @@ def connect(dsn: str, **settings: str) -> Connection:
     }
     flags = " ".join(f"-c {name}={value}" for name, value in options.items())
     try:
-        connection = psycopg2.connect(dsn, options=flags, application_name="data_copy", connect_timeout=15)
+        connection = psycopg2.connect(dsn, options=flags, application_name=name, connect_timeout=15)
     except psycopg2.OperationalError as error:
         raise EngineError(
             f"no connection to the target: {str(error).strip()}",

@@ -135,11 +135,14 @@ class VecReader:
 
     def _chunk(self, chunk: int, listed: npt.NDArray[Any], oddities: list[VecOddity] | None) -> VecBatch:
         partitions = [column for column in self.columns if column.role == "partition"]
-        wanted = ["size", "validity", "rowids", *(f"partition{column.slot:02}" for column in partitions)]
+        blobs = ["CAST(validity AS BLOB)", "CAST(rowids AS BLOB)"]
+        wanted = ["size", *blobs, *(f"partition{column.slot:02}" for column in partitions)]
         row = self._source.rows(
             f"SELECT {', '.join(wanted)} FROM {self._shadow('chunks')} WHERE chunk_id = ?", (chunk,)
         )[0]
         size, keys = row[0], dict(zip((column.name for column in partitions), row[3:]))
+        self._require(chunk, "validity", row[1], (size + 7) // 8)
+        self._require(chunk, "rowids", row[2], 8 * size)
         valid = np.unpackbits(np.frombuffer(row[1], np.uint8), bitorder="little")[:size].astype(bool)
         rowids = np.frombuffer(row[2], "<i8")[:size]
         inside = (listed["offset"] >= 0) & (listed["offset"] < size)
@@ -174,7 +177,9 @@ class VecReader:
                 else:
                     columns.append(np.frombuffer(blob, "<f4").reshape(size, column.dimensions)[slots])
             else:
-                blob = self._blob(f"metadatachunks{column.slot:02}", "data", chunk)
+                shadow = f"metadatachunks{column.slot:02}"
+                blob = self._blob(shadow, "data", chunk)
+                self._require(chunk, shadow, blob, (8 if column.kind == "integer" else _TEXT_VIEW) * size)
                 if column.kind == "integer":
                     columns.append(np.frombuffer(blob, "<i8")[slots])
                 else:
@@ -182,8 +187,19 @@ class VecReader:
         return VecBatch(rowids, columns)
 
     def _blob(self, shadow: str, name: str, chunk: int) -> bytes:
-        rows = self._source.rows(f"SELECT {name} FROM {self._shadow(shadow)} WHERE rowid = ?", (chunk,))
-        return bytes(rows[0][0]) if rows else b""
+        sql = f"SELECT CAST({name} AS BLOB) FROM {self._shadow(shadow)} WHERE rowid = ?"
+        rows = self._source.rows(sql, (chunk,))
+        return bytes(rows[0][0] or b"") if rows else b""
+
+    def _require(self, chunk: int, what: str, blob: bytes | None, size: int) -> None:
+        """Refuse a chunk whose parts are too short to hold its rows: nothing in it can be trusted."""
+        if len(blob or b"") < size:
+            raise EngineError(
+                f"chunk {chunk} of the vector table {self._name} is damaged: {what} has {len(blob or b'')} bytes",
+                f"at least {size} bytes",
+                "everything",
+                "let Pensieve make its indexes again (memos reindex) on a copy of the database, then run again",
+            )
 
     def _texts(self, column: VecColumn, blob: bytes, rowids: Int64s, slots: Int64s) -> list[Any]:
         texts: list[Any] = []

@@ -58,7 +58,7 @@ from .verify_sides import (
 )
 from .verify_values import INTEGERS, quoted
 from .verify_vectors import compare_vectors, find_extra_ids, vec0_columns
-from .verify_words import compare_words
+from .verify_words import compare_odd_entries, compare_words
 
 __all__ = ["Difference", "TableVerdict", "VerifyResult", "catalog", "verify"]
 
@@ -215,16 +215,19 @@ class _Plan:
                 self.tasks.append(Task("vectors", name, start, stop, rows // parts))
 
     def _full_text_tasks(self) -> None:
-        content = quoted(FTS_TABLE + "_content")
-        low, high, rows = self.source.execute(
-            f"SELECT min(c0), max(c0), count(*) FROM {content} WHERE typeof(c0) = 'integer'"
-        ).fetchone()
         self.tasks.append(Task("ids", FTS_TABLE, None, None, 0))
-        if rows:
-            parts = min(high - low + 1, max(1, rows // FTS_RANGE))
-            edges = [low + (high - low + 1) * part // parts for part in range(parts + 1)]
-            for start, stop in zip(edges, edges[1:]):
-                self.tasks.append(Task("words", FTS_TABLE, start, stop, rows // parts))
+        self.tasks.append(Task("odd", FTS_TABLE, None, None, 0))
+        ids = "SELECT DISTINCT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer'"
+        starts = [
+            row[0]
+            for row in self.source.execute(
+                f"SELECT c0 FROM (SELECT c0, row_number() OVER (ORDER BY c0) - 1 AS n FROM ({ids})) WHERE n % ? = 0",
+                (FTS_RANGE,),
+            )
+        ]
+        rows, last = self.source.execute(f"SELECT count(*), max(c0) FROM ({ids})").fetchone()
+        for start, stop in zip(starts, [*starts[1:], (last or 0) + 1]):
+            self.tasks.append(Task("words", FTS_TABLE, start, stop, min(rows, FTS_RANGE)))
 
 
 _JOBS: dict[str, Callable[[Run, Task], Outcome]] = {
@@ -232,9 +235,10 @@ _JOBS: dict[str, Callable[[Run, Task], Outcome]] = {
     "vectors": compare_vectors,
     "ids": find_extra_ids,
     "words": compare_words,
+    "odd": compare_odd_entries,
 }
 # Relative cost of a row, for the order of the tasks (dearest first) and for the estimate of the time left.
-_COST = {"rows": 1.0, "ids": 0.1, "vectors": 8.0, "words": 40.0}
+_COST = {"rows": 1.0, "ids": 0.1, "odd": 0.1, "vectors": 8.0, "words": 40.0}
 _worker: dict[str, Run] = {}
 
 

@@ -299,14 +299,14 @@ def row_is_kept(kept: Kept, columns: Sequence[str], values: Sequence[Any]) -> bo
         for name, value in zip(columns, values):
             cell = cells.pop(name)
             storage_class, stored = kept_form(value)
-            if cell["class"] != storage_class or _kept_bytes(cell) != stored:
+            if cell["class"] != storage_class or kept_bytes(cell) != stored:
                 return False
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     return True
 
 
-def _kept_bytes(cell: dict[str, Any]) -> bytes:
+def kept_bytes(cell: dict[str, Any]) -> bytes:
     """Exact bytes of one cell of a quarantined row."""
     if "hex" in cell:
         return bytes.fromhex(cell["hex"])

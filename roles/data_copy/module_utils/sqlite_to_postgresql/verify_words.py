@@ -9,7 +9,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .verify_sides import FTS_TABLE, Differences, Outcome, Quarantine, Row, Run, TableVerdict, Task
+from .verify_sides import (
+    BOOKKEEPING,
+    FTS_TABLE,
+    Differences,
+    Outcome,
+    Quarantine,
+    Row,
+    Run,
+    TableVerdict,
+    Task,
+    kept_bytes,
+    row_is_kept,
+)
+from .verify_values import kept_form
+
+_COLUMNS = ("id", "filepath", "tags", "metadata")
+_ENTRY = "SELECT c0, c1, c2, c3 FROM entities_fts_content"
 
 
 def raw_entry(filepath: str, tags: Sequence[str], metadata: Sequence[tuple[str, str]]) -> tuple[str, str, str]:
@@ -92,18 +108,20 @@ def compare_words(run: Run, task: Task) -> Outcome:
         "SELECT entity_id, key, value FROM public.metadata_entries WHERE entity_id RANGE ORDER BY id"
     ):
         metadata.setdefault(entity, []).append((key, value))
-    verdict.source = sum(indexed.values())
+    verdict.source = len(indexed)
     for entity in indexed:
         found = stored.get(entity)
-        kept = [key for key in quarantine.rows if key[0] == entity]
+        kept = quarantine.rows.pop((entity,), None) if found is None else None
         if found is None:
-            if kept:
-                verdict.quarantined += indexed[entity]
-            else:
+            if kept is None:
                 differs(entity, None, "an entry", None, "row is missing in the target")
+                continue
+            verdict.quarantined += 1
+            row = source.execute(f"{_ENTRY} WHERE c0 = ? ORDER BY id DESC LIMIT 1", (entity,)).fetchone()
+            if not row_is_kept(kept, _COLUMNS, row):
+                differs(entity, None, repr(row), kept.original, "the original in quarantine is not the source's row")
             continue
         verdict.target += 1
-        verdict.quarantined += indexed[entity] - 1
         if entity not in paths:
             differs(entity, None, None, found[0], "entry of an entity that the target does not have")
             continue
@@ -125,6 +143,41 @@ def compare_words(run: Run, task: Task) -> Outcome:
                     words,
                     "words differ from jieba's",
                 )
+    for key in quarantine.rows:
+        if key[0] != "rowid" and type(key[0]) is int:
+            differs(key[0], None, None, None, "row in quarantine, but not missing in the target, or not in the source")
+    verdict.differences = findings.count
+    verdict.seconds = time.monotonic() - started
+    return Outcome(task, verdict, findings)
+
+
+def compare_odd_entries(run: Run, task: Task) -> Outcome:
+    """Entries of the source without an entity's id: no target can have them, so all must be in quarantine."""
+    started = time.monotonic()
+    source, target = run.open()
+    verdict, findings = TableVerdict(), Differences(run.limit)
+    originals: Counter[tuple[tuple[str, bytes], ...]] = Counter()
+    if run.quarantine:
+        with target.cursor() as cursor:
+            cursor.execute(
+                f"SELECT original FROM {BOOKKEEPING}.quarantine WHERE source_table = %s AND source_column IS NULL"
+                " AND jsonb_typeof(source_key -> 'id') <> 'number'",
+                (FTS_TABLE,),
+            )
+            for (original,) in cursor:
+                cells = json.loads(bytes(original))
+                originals[tuple((cells[name]["class"], kept_bytes(cells[name])) for name in _COLUMNS)] += 1
+    for row in source.execute(f"{_ENTRY} WHERE typeof(c0) <> 'integer'"):
+        verdict.source += 1
+        form = tuple(map(kept_form, row))
+        if originals[form]:
+            originals[form] -= 1
+            verdict.quarantined += 1
+        else:
+            findings.add(FTS_TABLE, {"id": row[0]}, None, repr(row), None, "row is missing in target and quarantine")
+    for form, count in originals.items():
+        if count:
+            findings.add(FTS_TABLE, {"id": None}, None, None, repr(form), "row in quarantine that the source lacks")
     verdict.differences = findings.count
     verdict.seconds = time.monotonic() - started
     return Outcome(task, verdict, findings)

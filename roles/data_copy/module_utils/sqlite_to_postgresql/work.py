@@ -22,7 +22,7 @@ from .pool import Context
 from .reading import Reading, read
 from .rows import row_record
 from .source import quoted
-from .target import Connection, TargetTable, codec, connect, query, reference, run
+from .target import WORKER, Connection, TargetTable, codec, connect, query, reference, run
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -77,7 +77,7 @@ def target_of(context: Context, dsn: str) -> Connection:
     """Give the worker's own session on the target."""
     connection = context.state.get("target")
     if connection is None:
-        connection = context.state["target"] = connect(dsn, **LOADING)
+        connection = context.state["target"] = connect(dsn, WORKER, **LOADING)
     return connection
 
 

@@ -1,0 +1,288 @@
+"""Filling the staging schema: tables, full text, indexes and keys, each as soon as what it needs is there."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+
+import psycopg2.errors
+
+from . import ledger, staging
+from .census import by_size, reading_of, touched
+from .ledger import Entry
+from .model import FindingLog, FindingsError, Policy, TableCount
+from .plan import Plan, TablePlan
+from .pool import Pool
+from .progress import Meter
+from .reading import FullText
+from .reading import full_text as list_full_text
+from .relations import Relations, find
+from .source import Source
+from .target import STAGING, WORKER, Connection, TargetIndex, connect, reference, run
+from .work import Outcome, full_text, load
+
+_CHUNK = 200  # entities whose full text is made in one transaction
+
+#: What full text is made of, and the column by which it is looked up.
+_TEXT_SOURCES = {"entities": "id", "entity_tags": "entity_id", "metadata_entries": "entity_id", "tags": "id"}
+
+# Seconds of work that a row, megabyte or vector costs about; they only weigh the parts of a run against each other.
+_LOAD_SECONDS = 1 / 80e6
+_TEXT_SECONDS = 0.0006
+_BTREE_SECONDS = 0.6e-6
+_GIN_SECONDS = 0.0004
+_HNSW_SECONDS = 1.2e-6  # per number of a vector
+
+
+class Builder:
+    """Fills the staging schema of one run. ``tables``, ``log`` and ``phases`` tell afterwards what was done."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        source: Source,
+        connection: Connection,
+        dsn: str,
+        run_id: str,
+        plan: Plan,
+        policy: Policy,
+        meter: Meter,
+        jobs: int,
+    ) -> None:
+        self._pool, self._source, self._connection, self._dsn = pool, source, connection, dsn
+        self._run_id, self._plan, self._policy, self._meter, self._jobs = run_id, plan, policy, meter, jobs
+        self._builds: dict[tuple[str, str], Future[None]] = {}
+        self._sessions: set[Connection] = set()
+        self._lock = Lock()
+        self._memory = staging.index_memory(connection)
+        self._looked_at = 0.0
+        self.log = FindingLog()
+        self.tables: dict[str, TableCount] = {}
+        self.phases: dict[str, float] = {}
+
+    def fill(self, done: list[Entry]) -> None:
+        """Do what is not done yet (``done`` is what an earlier, unfinished run has loaded)."""
+        self._weigh(done)
+        started = time.monotonic()
+        with ThreadPoolExecutor(max(2, self._jobs)) as threads:
+            try:
+                relations = self._load_tables(done, threads)
+                self.phases["load"] = time.monotonic() - started
+                self._make_full_text(relations, done, threads)
+                started = time.monotonic()
+                self._wait(list(self._builds))
+                self.phases["indexes after full text"] = time.monotonic() - started
+            except BaseException:
+                self._cancel_builds()
+                raise
+        started = time.monotonic()
+        self._make_keys()
+        self.phases["keys"] = time.monotonic() - started
+
+    def _weigh(self, done: list[Entry]) -> None:
+        """Tell the meter what there is to do."""
+        rows = {name: self._rows(table) for name, table in self._plan.tables.items()}
+        loaded = {entry.table for entry in done}
+        for name, size in by_size(self._source, self._plan).items():
+            self._meter.expect(("load", name), 0.0 if name in loaded else size * _LOAD_SECONDS)
+        for name, table in self._plan.tables.items():
+            if table.is_full_text:
+                self._meter.expect(("full text", name), rows[name] * _TEXT_SECONDS)
+            for index in table.target.indexes:
+                cost = {"hnsw": _HNSW_SECONDS * _dimensions(table), "gin": _GIN_SECONDS}.get(
+                    index.method, _BTREE_SECONDS
+                )
+                self._meter.expect(("index", index.name), rows[name] * cost)
+
+    def _rows(self, table: TablePlan) -> int:
+        if table.is_full_text:
+            return self._source.count(f"{table.name}_content")
+        return self._source.count(f"{table.name}_rowids" if table.is_vectors else table.name)
+
+    def _load_tables(self, done: list[Entry], threads: ThreadPoolExecutor) -> Relations:
+        """Load tables, the largest first, and start the indexes of each when it is there."""
+        relations = find(self._source, self._plan)
+        sizes = by_size(self._source, self._plan)
+        loaded = {entry.table: entry.count for entry in done}
+        for name in loaded:
+            if name in sizes:
+                self.tables[name] = loaded[name]
+                self._start_builds(threads, self._plan.tables[name])
+        waiting = [name for name in sizes if name not in loaded]
+        outcomes: dict[str, Outcome] = {}
+        while True:
+            while waiting or self._pool.busy():
+                while waiting and self._pool.idle():
+                    self._submit_load(self._plan.tables[waiting.pop(0)], relations)
+                for step in self._pool.steps(0.5):
+                    if step.done:
+                        outcome: Outcome = step.result
+                        outcomes[step.name] = outcome
+                        self.tables[step.name] = outcome.count
+                        self._meter.finish(("load", step.name))
+                        if not any(group.action == "fail" for group in outcome.findings):
+                            self._start_builds(threads, self._plan.tables[step.name])
+                    else:
+                        self._meter.advance(("load", step.name), step.rows, step.bytes, sizes[step.name])
+                self._look_at_builds("load")
+            seeds = {name: outcome.dropped for name, outcome in outcomes.items() if outcome.dropped}
+            if seeds == relations.seeds:
+                break
+            # Rows went into quarantine for a cell of theirs: their children are loaded again, without theirs.
+            again = find(self._source, self._plan, seeds)
+            waiting = touched(self._plan, relations, again)
+            relations = again
+        for outcome in outcomes.values():
+            self.log.merge(outcome.findings)
+        if self.log.failing():
+            self._list_full_text(relations)
+            raise FindingsError(self.log)
+        return relations
+
+    def _submit_load(self, table: TablePlan, relations: Relations) -> None:
+        reading = reading_of(table, relations, self._source, self._plan, FindingLog())
+        self._pool.submit(table.name, load, self._dsn, self._run_id, table, self._policy, reading)
+
+    def _start_builds(self, threads: ThreadPoolExecutor, table: TablePlan) -> None:
+        missing = staging.missing_indexes(self._connection, table)
+        for index in sorted(missing, key=lambda index: index.columns[:1] != (_TEXT_SOURCES.get(table.name),)):
+            if (table.name, index.name) not in self._builds:
+                future = threads.submit(self._build, table, index)
+                self._builds[table.name, index.name] = future
+
+    def _build(self, table: TablePlan, index: TargetIndex) -> None:
+        """Build one index, in a session with the memory and the helpers that it can use."""
+        settings = staging.index_settings(
+            self._memory, self._jobs, index, self.tables[table.name].target, _dimensions(table)
+        )
+        try:
+            self._run_alone(index.create, settings)
+        except psycopg2.errors.DiskFull as error:
+            if "shared memory" not in str(error):
+                raise
+            # Helpers share the graph by /dev/shm; where that is too small, one process builds it in its own memory.
+            self._run_alone(index.create, {**settings, "max_parallel_maintenance_workers": "0"})
+        self._meter.finish(("index", index.name))
+
+    def _run_alone(self, statement: str, settings: dict[str, str]) -> None:
+        connection = connect(self._dsn, WORKER, **settings)
+        with self._lock:
+            self._sessions.add(connection)
+        try:
+            run(connection, statement)
+        finally:
+            with self._lock:
+                self._sessions.discard(connection)
+            connection.close()
+
+    def _cancel_builds(self) -> None:
+        """Stop builds that run, so that nobody waits minutes for an index that nobody will use."""
+        for future in self._builds.values():
+            future.cancel()
+        with self._lock:
+            for connection in self._sessions:
+                connection.cancel()
+
+    def _wait(self, builds: list[tuple[str, str]]) -> None:
+        for build in builds:
+            future = self._builds[build]
+            while not future.done():
+                time.sleep(0.05)
+                self._look_at_builds("index")
+            future.result()
+
+    def _look_at_builds(self, phase: str) -> None:
+        """Ask the server twice a second how far its index builds are; raise what a finished one has raised."""
+        now = time.monotonic()
+        if now - self._looked_at < 0.5:
+            return
+        self._looked_at = now
+        for future in self._builds.values():
+            if future.done() and not future.cancelled():
+                future.result()
+        for name, share in staging.builds_under_way(self._connection):
+            self._meter.set(("index", name), share)
+        self._meter.tell(phase)
+
+    def _list_full_text(self, relations: Relations) -> FullText | None:
+        """List what full text is to be made of; what it has no entity for goes to the log."""
+        table = next((table for table in self._plan.tables.values() if table.is_full_text), None)
+        if table is None:
+            return None
+        return list_full_text(
+            self._source, table, self._policy, reading_of(table, relations, self._source, self._plan, self.log)
+        )
+
+    def _make_full_text(self, relations: Relations, done: list[Entry], threads: ThreadPoolExecutor) -> None:
+        """Make full text with all workers, from the staging tables: just what Pensieve would read there."""
+        listed = self._list_full_text(relations)
+        if listed is None:
+            return
+        if self.log.failing():
+            raise FindingsError(self.log)
+        table = next(table for table in self._plan.tables.values() if table.is_full_text)
+        self._wait([build for build in self._builds if self._is_lookup(*build)])
+        for name in _TEXT_SOURCES:
+            run(self._connection, f"ANALYZE {reference(name)}")
+        started = time.monotonic()
+        ids = listed.ids.tolist()
+        there = {entry.chunk: entry for entry in done if entry.table == table.name}
+        chunks = [(at // _CHUNK, ids[at : at + _CHUNK]) for at in range(0, len(ids), _CHUNK)]
+        waiting = [chunk for chunk in chunks if chunk[0] not in there]
+        total = TableCount(listed.source_rows, 0, len(listed.records))
+        for entry in there.values():
+            _add(total, entry.count)
+        run(self._connection, "BEGIN")
+        ledger.release(self._connection, self._run_id, table.name, ["rowid_without_row", "dependent_row"])
+        ledger.quarantine(self._connection, self._run_id, listed.records)
+        run(self._connection, "COMMIT")
+        while waiting or self._pool.busy():
+            while waiting and self._pool.idle():
+                number, part = waiting.pop(0)
+                self._pool.submit(
+                    table.name, full_text, self._dsn, self._run_id, table, STAGING, number, part, self._policy
+                )
+            for step in self._pool.steps(0.5):
+                if step.done:
+                    _add(total, step.result.count)
+                    self.log.merge(step.result.findings)
+                    count = step.result.count
+                    self._meter.set(
+                        ("full text", table.name), total.target / max(1, len(ids)), count.target, count.bytes
+                    )
+            self._look_at_builds("full text")
+        if self.log.failing():
+            raise FindingsError(self.log)
+        total.seconds = self.phases["full text"] = time.monotonic() - started
+        self._meter.finish(("full text", table.name))
+        self.tables[table.name] = total
+        self._start_builds(threads, table)
+
+    def _is_lookup(self, table: str, index: str) -> bool:
+        column = _TEXT_SOURCES.get(table)
+        found = next(i for i in self._plan.tables[table].target.indexes if i.name == index)
+        return column is not None and found.columns[:1] == (column,)
+
+    def _make_keys(self) -> None:
+        """Make primary and unique keys of the indexes, gather statistics, then check and make the foreign keys."""
+        self._meter.tell("keys")
+        for table in self._plan.tables.values():
+            for statement in staging.key_statements(self._connection, table, "pu"):
+                run(self._connection, statement)
+        for table in self._plan.tables.values():
+            run(self._connection, f"ANALYZE {reference(table.name)}")
+        for table in self._plan.tables.values():
+            for statement in staging.key_statements(self._connection, table, "f"):
+                run(self._connection, statement)
+                self._meter.tell("keys")
+
+
+def _dimensions(table: TablePlan) -> int:
+    return max((getattr(codec, "dimensions", 0) for codec in table.codecs), default=0)
+
+
+def _add(total: TableCount, part: TableCount) -> None:
+    total.target += part.target
+    total.quarantined += part.quarantined
+    total.bytes += part.bytes

@@ -1,0 +1,413 @@
+"""The copy on a real server: dirt met by policy, all or nothing, resume, foreign databases, check mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import sqlite_to_postgresql
+from sqlite_to_postgresql.census import census
+from sqlite_to_postgresql.copier import copy, predict
+from sqlite_to_postgresql.model import DEFAULT_POLICY, CopyResult, EngineError, FindingsError
+from sqlite_to_postgresql.verify import catalog, verify
+
+from engine.conftest import Catalog
+
+pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
+
+EVERYTHING = dict.fromkeys(DEFAULT_POLICY, "quarantine")
+
+#: Dirt of one kind: SQL for the source; table and column of the finding; what the target holds then under 'coerce'
+#: and under 'quarantine' (None: the row is gone, "NULL": the cell is).
+DIRT: dict[str, tuple[str, str, str | None]] = {
+    "nul_character": (
+        "UPDATE metadata_entries SET value = 'a' || char(0) || 'b' WHERE id = 5",
+        "metadata_entries",
+        "value",
+    ),
+    "invalid_utf8": (
+        "UPDATE metadata_entries SET value = CAST(x'61ff62' AS TEXT) WHERE id = 6",
+        "metadata_entries",
+        "value",
+    ),
+    "blob_in_text": ("UPDATE tags SET description = x'c3a9' WHERE id = 1", "tags", "description"),
+    "not_an_integer": ("UPDATE entities SET size = 'abc' WHERE id = 3", "entities", "size"),
+    "integer_out_of_range": ("UPDATE entities SET size = 3000000000 WHERE id = 4", "entities", "size"),
+    "unknown_enum_label": (
+        "UPDATE metadata_entries SET source_type = 'stranger' WHERE id = 9",
+        "metadata_entries",
+        "source_type",
+    ),
+    "orphaned_foreign_key": ("UPDATE entity_tags SET entity_id = 999999 WHERE id = 1", "entity_tags", "entity_id"),
+    "null_in_not_null": (
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master"
+        " SET sql = replace(sql, 'size INTEGER NOT NULL', 'size INTEGER')"
+        " WHERE name = 'entities'; PRAGMA writable_schema = RESET; UPDATE entities SET size = NULL WHERE id = 8",
+        "entities",
+        "size",
+    ),
+    "duplicate_key": (
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'UNIQUE (name)', 'CHECK (1)')"
+        " WHERE name = 'libraries'; DELETE FROM sqlite_master WHERE name = 'sqlite_autoindex_libraries_1';"
+        " PRAGMA writable_schema = RESET; INSERT INTO libraries(id, name) VALUES (70, 'twice'), (71, 'twice')",
+        "libraries",
+        None,
+    ),
+    "unreadable_timestamp": ("UPDATE tags SET created_at = 'yesterday' WHERE id = 2", "tags", "created_at"),
+    "lossy_timestamp": (
+        "UPDATE entities SET last_scan_at = '2025-07-01 12:00:00+02:00' WHERE id = 7",
+        "entities",
+        "last_scan_at",
+    ),
+    "vector_length": (
+        "UPDATE entities_vec_v2_vector_chunks00 SET vectors = substr(vectors, 1, 3072 * 20 + 8) WHERE rowid = 1",
+        "entities_vec_v2",
+        "embedding",
+    ),
+    "vector_not_finite": (
+        "UPDATE entities_vec_v2_vector_chunks00"
+        " SET vectors = CAST(x'0000c07f' || substr(vectors, 5) AS BLOB) WHERE rowid = 1",
+        "entities_vec_v2",
+        "embedding",
+    ),
+    "rowid_without_row": (
+        "UPDATE entities_vec_v2_rowids SET chunk_offset = 1000 WHERE rowid = 10",
+        "entities_vec_v2",
+        None,
+    ),
+    "index_row_too_large": (
+        "UPDATE entities SET filepath = filepath || hex(randomblob(1500)) WHERE id = 12",
+        "entities",
+        "filepath",
+    ),
+    "dependent_row": ("UPDATE entities SET folder_id = 999 WHERE id = 20", "metadata_entries", None),
+}
+
+
+def dirty(source: Path, sql: str) -> None:
+    """Put dirt into a source, without loading any extension."""
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        for statement in sql.split("; "):
+            connection.execute(statement)
+
+
+def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
+
+
+def snapshot(dsn: str) -> list[tuple[Any, ...]]:
+    """All that a reader of the target can see: objects, definitions, rows and sequences."""
+    names = rows(dsn, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+    counts = [(name, rows(dsn, f'SELECT count(*), max(xmin::text::bigint) FROM public."{name}"')) for (name,) in names]
+    objects = (
+        "SELECT oid, relname, relkind, relnamespace::regnamespace::text FROM pg_class WHERE oid >= 16384 ORDER BY oid"
+    )
+    return [*counts, *rows(dsn, objects), *rows(dsn, "SELECT sequencename, last_value FROM pg_sequences ORDER BY 1")]
+
+
+def balanced(result: CopyResult, dsn: str) -> None:
+    """Source rows = target rows + rows in quarantine, as the target itself counts them."""
+    for name, count in result.tables.items():
+        assert count.source == count.target + count.quarantined, name
+        assert rows(dsn, f'SELECT count(*) FROM "{name}"') == [(count.target,)], name
+        kept = f"SELECT count(*) FROM data_copy.quarantine WHERE source_column IS NULL AND source_table = '{name}'"
+        assert rows(dsn, kept) == [(count.quarantined,)], name
+
+
+def test_clean(source: Path, make_target: Callable[[], str], template: Catalog) -> None:
+    """Everything equal, the catalog as Pensieve made it plus one index; a second run changes nothing."""
+    dsn = make_target()
+    before = source.read_bytes()
+    result = copy(source, dsn)
+    assert result.changed
+    assert result.findings.count() == 0
+    balanced(result, dsn)
+    assert verify(source, dsn, expected_catalog=template).equal
+    after = {
+        kind: {n: d for n, d in names.items() if "idx_metadata_active_app" not in n}
+        for kind, names in catalog(dsn).items()
+    }
+    assert after == template
+    shown = snapshot(dsn)
+    again = copy(source, dsn)
+    assert not again.changed
+    assert again.tables == result.tables
+    assert snapshot(dsn) == shown
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", sorted(DIRT))
+def test_dirt(kind: str, source: Path, make_target: Callable[[], str]) -> None:
+    """'fail' stops before anything changed, with the place; 'quarantine' keeps the original, and all else goes over."""
+    sql, table, column = DIRT[kind]
+    dirty(source, sql)
+    dsn = make_target()
+    untouched = rows(dsn, "SELECT count(*), max(xmin::text::bigint) FROM libraries")
+    seen = census(source, target_dsn=dsn, policy="strict")
+    assert (table, column, kind) in {(g.table, g.column, g.kind) for g in seen.findings.groups()}
+    assert not seen.acceptable()
+    with pytest.raises(FindingsError, match=r"(?s)Found:.*Expected:.*Untouched:.*Next:") as stopped:
+        copy(source, dsn, "strict")
+    assert stopped.value.findings.as_list() == seen.findings.as_list()
+    assert f"{kind} in {table}" in str(stopped.value)
+    assert rows(dsn, "SELECT count(*), max(xmin::text::bigint) FROM libraries") == untouched
+    assert rows(dsn, "SELECT count(*) FROM entities") == [(0,)]
+    assert rows(dsn, "SELECT to_regnamespace('data_copy_staging') IS NULL") == [(True,)]
+
+    result = copy(source, dsn, EVERYTHING)
+    balanced(result, dsn)
+    kept = rows(dsn, f"SELECT count(*) FROM data_copy.quarantine WHERE kind = '{kind}' AND action = 'quarantine'")
+    assert kept[0][0] >= 1
+    predicted = census(source, target_dsn=dsn, policy=EVERYTHING)
+    assert {name: (c.source, c.target, c.quarantined) for name, c in predicted.tables.items()} == {
+        name: (c.source, c.target, c.quarantined) for name, c in result.tables.items()
+    }
+    found = verify(source, dsn)
+    assert found.equal, found.differences[:5]
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "held", "expected"),
+    [
+        (DIRT["nul_character"][0], "nul_character", "SELECT value FROM metadata_entries WHERE id = 5", "a\u2400b"),
+        (DIRT["invalid_utf8"][0], "invalid_utf8", "SELECT value FROM metadata_entries WHERE id = 6", "a\ufffdb"),
+        (DIRT["blob_in_text"][0], "blob_in_text", "SELECT description FROM tags WHERE id = 1", "é"),
+        (
+            "UPDATE tags SET created_at = 1751364000 WHERE id = 2",
+            "unreadable_timestamp",
+            "SELECT created_at::text FROM tags WHERE id = 2",
+            "2025-07-01 10:00:00",
+        ),
+        (
+            DIRT["lossy_timestamp"][0],
+            "lossy_timestamp",
+            "SELECT last_scan_at::text FROM entities WHERE id = 7",
+            "2025-07-01 10:00:00",
+        ),
+    ],
+)  # fmt: skip
+def test_coerce(sql: str, kind: str, held: str, expected: str, source: Path, make_target: Callable[[], str]) -> None:
+    dirty(source, sql)
+    dsn = make_target()
+    result = copy(source, dsn, {kind: "coerce"})
+    balanced(result, dsn)
+    assert rows(dsn, held) == [(expected,)]
+    kept = rows(dsn, f"SELECT source_column, storage_class, original FROM data_copy.quarantine WHERE kind = '{kind}'")
+    assert len(kept) == 1
+    assert bytes(kept[0][2]) in {b"a\0b", b"a\xffb", "é".encode(), b"1751364000", b"2025-07-01 12:00:00+02:00"}
+    assert verify(source, dsn).equal
+
+
+def test_labels_of_autotasktracker(source: Path, make_target: Callable[[], str]) -> None:
+    """Its labels go over by the mapping; the old label is kept beside it, the NULL that was there in quarantine."""
+    dirty(
+        source,
+        "UPDATE metadata_entries SET source_type = 'vlm_processor', source = NULL, data_type = 'float' WHERE id = 11; "
+        "UPDATE metadata_entries SET source_type = 'ai', source = 'kept', data_type = 'json' WHERE id = 12",
+    )
+    dsn = make_target()
+    balanced(copy(source, dsn), dsn)
+    held = rows(
+        dsn, "SELECT source_type::text, source, data_type::text FROM metadata_entries WHERE id IN (11, 12) ORDER BY id"
+    )
+    assert held == [("PLUGIN_GENERATED", "vlm_processor", "NUMBER_DATA"), ("PLUGIN_GENERATED", "kept", "JSON_DATA")]
+    kept = rows(
+        dsn,
+        "SELECT source_key ->> 'id', source_column, storage_class, original FROM data_copy.quarantine ORDER BY 1, 2",
+    )
+    assert [(row[0], row[1], row[2], bytes(row[3])) for row in kept] == [
+        ("11", "data_type", "text", b"float"),
+        ("11", "source", "null", b""),
+        ("11", "source_type", "text", b"vlm_processor"),
+        ("12", "data_type", "text", b"json"),
+        ("12", "source_type", "text", b"ai"),
+    ]
+    assert verify(source, dsn).equal
+
+
+def test_too_long_for_full_text(source: Path, make_target: Callable[[], str]) -> None:
+    """A tsvector holds at most 1 MB: such an entry goes into quarantine alone, the others of its chunk go over."""
+    with closing(sqlite3.connect(source)) as connection:
+        words = " ".join(f"word{number}" for number in range(200_000))
+        connection.execute("UPDATE metadata_entries SET value = ? WHERE id = 3", (words,))
+        connection.commit()
+    dsn = make_target()
+    with pytest.raises(FindingsError, match="too_long in entities_fts"):
+        copy(source, dsn)
+    result = copy(source, dsn, {"too_long": "quarantine"})
+    balanced(result, dsn)
+    assert result.tables["entities_fts"].quarantined == 1
+
+
+def test_whole_row_comes_back_exactly(source: Path, make_target: Callable[[], str]) -> None:
+    dirty(source, "UPDATE entities SET size = 'abc', last_scan_at = x'00ff' WHERE id = 3")
+    dsn = make_target()
+    result = copy(source, dsn, EVERYTHING)
+    balanced(result, dsn)
+    with closing(sqlite3.connect(source)) as connection:
+        connection.row_factory = sqlite3.Row
+        row = dict(connection.execute("SELECT * FROM entities WHERE id = 3").fetchone())
+    kept = rows(
+        dsn, "SELECT original FROM data_copy.quarantine WHERE source_table = 'entities' AND source_column IS NULL"
+    )
+    cells = json.loads(bytes(kept[0][0]))
+    read = {"text": bytes.decode, "integer": int, "blob": bytes, "null": lambda _: None}
+    assert {name: read[cell["class"]](bytes.fromhex(cell["hex"])) for name, cell in cells.items()} == row  # type: ignore[operator]
+    children = rows(dsn, "SELECT count(*) FROM data_copy.quarantine WHERE source_table = 'metadata_entries'")
+    assert children == [(8,)]
+    gone = rows(dsn, "SELECT count(*) FROM entities_vec_v2 WHERE rowid = 3")
+    assert gone == [(0,)]
+    assert verify(source, dsn).equal
+
+
+def test_unknown_tables_and_columns(source: Path, make_target: Callable[[], str]) -> None:
+    """They are carried over with types derived from SQLite's; their ids go on after the highest ever given."""
+    dirty(
+        source,
+        "CREATE TABLE work_sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, entity_id INTEGER REFERENCES entities(id),"
+        " started DATETIME, score REAL, title TEXT NOT NULL, raw BLOB, done BOOLEAN, any_thing); "
+        "CREATE INDEX idx_sessions ON work_sessions(title); "
+        "INSERT INTO work_sessions VALUES (5, 1, '2025-07-01 10:00:00', 0.1, 'é', x'00ff', 1, 7); "
+        "INSERT INTO work_sessions VALUES (9, NULL, NULL, NULL, '', NULL, NULL, NULL); "
+        "DELETE FROM work_sessions WHERE id = 9; "
+        "CREATE TABLE pairs (a TEXT, b INTEGER, PRIMARY KEY (a, b)) WITHOUT ROWID; "
+        "INSERT INTO pairs VALUES ('x', 1), ('x', 2); "
+        "ALTER TABLE entities ADD COLUMN mood TEXT; UPDATE entities SET mood = 'calm' WHERE id = 2",
+    )
+    dsn = make_target()
+    result = copy(source, dsn)
+    balanced(result, dsn)
+    assert any("work_sessions" in note for note in result.notes)
+    assert any("entities.mood" in note for note in result.notes)
+    held = rows(dsn, "SELECT id, entity_id, started::text, score, title, raw, done, any_thing FROM work_sessions")
+    assert [(*row[:5], bytes(row[5]), *row[6:]) for row in held] == [
+        (5, 1, "2025-07-01 10:00:00", 0.1, "é", b"\0\xff", True, 7)
+    ]
+    assert rows(dsn, "SELECT a, b FROM pairs ORDER BY b") == [("x", 1), ("x", 2)]
+    assert rows(dsn, "SELECT id FROM entities WHERE mood = 'calm'") == [(2,)]
+    assert rows(dsn, "INSERT INTO work_sessions (title) VALUES ('next') RETURNING id") == [(10,)]
+
+
+def test_refused_sources(source: Path, make_target: Callable[[], str]) -> None:
+    """What is not understood is named, and nothing is copied."""
+    dirty(
+        source,
+        "CREATE VIRTUAL TABLE places USING rtree(id, x1, x2); CREATE TABLE odd (mixed); "
+        "INSERT INTO odd VALUES (1), ('a')",
+    )
+    dsn = make_target()
+    with pytest.raises(EngineError) as refused:
+        copy(source, dsn)
+    assert "places: a virtual table of module rtree" in str(refused.value)
+    assert "odd.mixed: no type of PostgreSQL holds all that it does (integer, text)" in str(refused.value)
+    assert rows(dsn, "SELECT count(*) FROM entities") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("CREATE TABLE invoices (id int)", "table invoices"),
+        ("CREATE VIEW glance AS SELECT 1", "view glance"),
+        ("INSERT INTO tags (name) VALUES ('theirs')", "1 rows .* in table tags"),
+        ("INSERT INTO libraries (id, name) VALUES (2, 'theirs')", "1 rows .* in table libraries"),
+        ("UPDATE alembic_version SET version_num = 'older'", "schema revision"),
+    ],
+)
+def test_foreign_database(sql: str, found: str, source: Path, make_target: Callable[[], str]) -> None:
+    dsn = make_target()
+    with closing(psycopg2.connect(dsn)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(sql)
+    before = snapshot(dsn)
+    for attempt in (copy, predict):
+        with pytest.raises(EngineError, match=rf"(?s){found}.*Untouched:"):
+            attempt(source, dsn)
+    assert snapshot(dsn) == before
+
+
+def test_rows_written_since_the_copy_are_not_overwritten(source: Path, make_target: Callable[[], str]) -> None:
+    dsn = make_target()
+    copy(source, dsn)
+    dirty(source, "UPDATE tags SET name = 'renamed' WHERE id = 1")
+    assert copy(source, dsn).changed
+    assert rows(dsn, "SELECT name FROM tags WHERE id = 1") == [("renamed",)]
+    with closing(psycopg2.connect(dsn)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("INSERT INTO tags (name) VALUES ('new')")
+    dirty(source, "UPDATE tags SET name = 'again' WHERE id = 1")
+    with pytest.raises(EngineError, match="written after the last copy"):
+        copy(source, dsn)
+    assert rows(dsn, "SELECT name FROM tags WHERE name = 'new'") == [("new",)]
+
+
+def test_check_mode_changes_nothing(source: Path, make_target: Callable[[], str]) -> None:
+    dsn = make_target()
+    before, content = snapshot(dsn), source.read_bytes()
+    prediction = predict(source, dsn)
+    census(source, target_dsn=dsn)
+    assert prediction.changed
+    assert prediction.before["entities"] == 0
+    assert snapshot(dsn) == before
+    assert source.read_bytes() == content
+    result = copy(source, dsn)
+    assert {name: count.target for name, count in result.tables.items()} == {
+        name: count.target for name, count in prediction.census.tables.items()
+    }
+    assert not predict(source, dsn).changed
+
+
+ENGINE = str(Path(sqlite_to_postgresql.__file__).parent.parent)
+
+
+@pytest.fixture
+def started(source: Path, make_target: Callable[[], str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A copy in a process group of its own, which a test may kill."""
+    dsn = make_target()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sqlite_to_postgresql", "copy", "--source", str(source), "--target", dsn],
+        env={**os.environ, "PYTHONPATH": ENGINE},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    yield dsn, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("moment", ["load: metadata_entries", "index:", "full text:", "show:"])
+def test_killed_and_resumed(
+    moment: str, started: tuple[str, subprocess.Popen[str]], source: Path, template: Catalog
+) -> None:
+    """Killed in any phase, readers see the empty tables; the next run goes on and ends equal."""
+    dsn, process = started
+    assert process.stderr is not None
+    reached = any(line.startswith(moment) for line in process.stderr)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert reached, f"the copy never came to {moment}"
+    if rows(dsn, "SELECT count(*) FROM data_copy.run WHERE state = 'complete'") == [(0,)]:
+        assert rows(dsn, "SELECT count(*) FROM entities") == [(0,)]
+    runs = rows(dsn, "SELECT run_id FROM data_copy.run")
+    deadline = time.monotonic() + 30
+    while rows(dsn, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'data_copy'") != [(0,)]:
+        assert time.monotonic() < deadline, "the server still works for the killed copy"
+    result = copy(source, dsn)
+    assert [(result.run_id,)] == runs
+    balanced(result, dsn)
+    assert verify(source, dsn, expected_catalog=template).equal
