@@ -47,7 +47,8 @@ def target_tables(dsn: str | None) -> dict[str, TargetTable] | None:
     """Read the target's tables; None when there is no target, or none of Pensieve's tables on it yet."""
     if dsn is None:
         return None
-    connection = connect(dsn)
+    # Definitions name their tables without a schema only where search_path finds them first.
+    connection = connect(dsn, search_path="public")
     try:
         tables = read_tables(connection)
     finally:

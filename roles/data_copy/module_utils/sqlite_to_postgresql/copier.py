@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+
+import psycopg2
 
 from . import ledger, staging
 from .builder import Builder
@@ -26,7 +29,7 @@ from .model import (
     TableCount,
 )
 from .plan import Plan, TablePlan, make_plan
-from .pool import Pool
+from .pool import Pool, WorkerError
 from .progress import Meter
 from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query
@@ -48,7 +51,18 @@ def copy(
     in the way; the target's tables are then as they were. Run again after a crash: it goes on from the ledger.
     """
     chosen = policy if isinstance(policy, Policy) else Policy.of(policy)
-    workers = jobs or os.cpu_count() or 1
+    try:
+        return _copy(Path(source), target_dsn, chosen, progress, jobs or os.cpu_count() or 1)
+    except (psycopg2.Error, sqlite3.Error, WorkerError, OSError) as error:
+        raise EngineError(
+            str(error).strip().splitlines()[0],
+            "a copy without an error of the server, of SQLite or of the machine",
+            "the source was only read; the tables of the target are as they were",
+            "remove the cause (full disk, server gone, source damaged) and run again: it goes on from the ledger",
+        ) from error
+
+
+def _copy(source: Path, target_dsn: str, chosen: Policy, progress: Watcher | None, workers: int) -> CopyResult:
     target = target_tables(target_dsn)
     if target is None:
         raise EngineError(
@@ -57,7 +71,7 @@ def copy(
             "everything",
             "make the schema first (memos init with the target as database_path), then run again",
         )
-    with Pool(Path(source), workers, Tokenizer().load()) as pool:
+    with Pool(source, workers, Tokenizer().load()) as pool:
         ours, fingerprint = pool.open()
         connection = connect(target_dsn, synchronous_commit="on")
         try:
@@ -71,7 +85,7 @@ def copy(
             staging.end_leftover_sessions(connection)
             plan = make_plan(ours, target)
             return _Copy(pool, ours, connection, target_dsn, target, plan, chosen, progress, workers).run(
-                Path(source), fingerprint
+                source, fingerprint
             )
         finally:
             connection.close()

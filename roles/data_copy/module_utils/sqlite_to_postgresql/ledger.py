@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from .model import FindingLog, QuarantineRecord, TableCount
 from .target import BOOKKEEPING, Connection, query, run
@@ -179,9 +179,34 @@ def _copy_text(value: str | None) -> str:
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def quarantine(connection: Connection, run_id: str, records: Iterable[QuarantineRecord]) -> None:
-    """Put originals into quarantine, by COPY: a real database can have hundreds of thousands of old labels."""
-    lines = (
+class QuarantineSpool:
+    """Records on their way into quarantine, in a temporary file: a real database can have hundreds of thousands."""
+
+    def __init__(self, run_id: str, file: TextIO) -> None:
+        self._run_id, self._file, self._lines = run_id, file, 0
+
+    def add(self, records: Iterable[QuarantineRecord]) -> None:
+        """Take records."""
+        for record in records:
+            self._file.write(_line(self._run_id, record))
+            self._lines += 1
+
+    def write(self, connection: Connection) -> None:
+        """Put all records into quarantine."""
+        if self._lines:
+            self._file.seek(0)
+            with connection.cursor() as cursor:
+                cursor.copy_expert(_COPY, self._file)
+
+
+_COPY = (
+    f"COPY {BOOKKEEPING}.quarantine (run_id, source_table, source_key, source_column, kind, reason,"
+    " storage_class, original, action) FROM STDIN"
+)
+
+
+def _line(run_id: str, record: QuarantineRecord) -> str:
+    return (
         "\t".join(
             [
                 _copy_text(run_id),
@@ -195,17 +220,15 @@ def quarantine(connection: Connection, run_id: str, records: Iterable[Quarantine
                 _copy_text(record.action),
             ]
         )
-        for record in records
+        + "\n"
     )
-    text = "\n".join(lines)
-    if not text:
-        return
-    with connection.cursor() as cursor:
-        cursor.copy_expert(
-            f"COPY {BOOKKEEPING}.quarantine (run_id, source_table, source_key, source_column, kind, reason,"
-            " storage_class, original, action) FROM STDIN",
-            io.StringIO(text + "\n"),
-        )
+
+
+def quarantine(connection: Connection, run_id: str, records: Iterable[QuarantineRecord]) -> None:
+    """Put a few originals into quarantine."""
+    spool = QuarantineSpool(run_id, io.StringIO())
+    spool.add(records)
+    spool.write(connection)
 
 
 def result_of(tables: dict[str, TableCount], findings: FindingLog, notes: Sequence[str]) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def make_plan(source: Source, target: Mapping[str, TargetTable] | None) -> Plan:
     for virtual in schema.virtual.values():
         _plan_virtual(virtual, target, tables, refused, notes)
     _plan_active_app(tables)
+    _drop_lost_keys(tables, notes)
     for name in target or {}:
         if name not in tables and name not in (v.name for v in schema.virtual.values()):
             notes.append(f"table {name} is on the target only; it stays empty")
@@ -268,6 +269,17 @@ def _plan_active_app(tables: dict[str, TablePlan]) -> None:
         columns = ("key", "entity_id", "value")
         plan.target.indexes.append(TargetIndex(_ACTIVE_APP, create, "btree", False, columns, "key = 'active_app'"))
     plan.partial_limits.append(PartialLimit("value", "key", "active_app"))
+
+
+def _drop_lost_keys(tables: dict[str, TablePlan], notes: list[str]) -> None:
+    """Leave out foreign keys that only SQLite declares and whose parent is no table that is copied."""
+    for plan in tables.values():
+        if plan.target.create is None:
+            continue
+        for key in plan.target.foreign_keys():
+            if key.parent not in tables:
+                plan.target.constraints.remove(key)
+                notes.append(f"foreign key {key.name} is not carried over: there is no table {key.parent}")
 
 
 def _parents_first(tables: dict[str, TablePlan]) -> dict[str, TablePlan]:

@@ -15,6 +15,8 @@ from .rows import Converted, RowConverter, excerpt, row_record
 from .source import Batch, Source, quoted
 from .vec0 import Int64s, VecOddity, VecReader
 
+_REPORTED_AT_ONCE = 500  # rows
+
 
 @dataclass
 class Reading:
@@ -44,8 +46,10 @@ def read(source: Source, table: TablePlan, policy: Policy, reading: Reading) -> 
 def _rows(source: Source, table: TablePlan, policy: Policy, reading: Reading) -> Iterator[Converted]:
     assert table.table is not None
     converter = RowConverter(table, policy, reading.log)
-    if reading.left_out:
-        yield Converted(records=report(source, table, reading.left_out, policy, reading.log))
+    left_out = list(reading.left_out.items())
+    for at in range(0, len(left_out), _REPORTED_AT_ONCE):
+        some = dict(left_out[at : at + _REPORTED_AT_ONCE])
+        yield Converted(records=report(source, table, some, policy, reading.log))
     for batch in source.batches(table.table, table.columns):
         reading.source_rows += len(batch.keys)
         yield converter.convert(batch, reading.left_out)

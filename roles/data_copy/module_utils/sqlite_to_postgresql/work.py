@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -92,14 +93,28 @@ def load(context: Context, dsn: str, run_id: str, table: TablePlan, policy: Poli
 
     FREEZE spares the server a second writing of every row; it asks that the table is emptied in this transaction.
     """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n") as file:
+        spool = ledger.QuarantineSpool(run_id, file)
+        return _load(context, target_of(context, dsn), run_id, table, policy, reading, spool)
+
+
+def _load(
+    context: Context,
+    connection: Connection,
+    run_id: str,
+    table: TablePlan,
+    policy: Policy,
+    reading: Reading,
+    spool: ledger.QuarantineSpool,
+) -> Outcome:
     started = time.monotonic()
-    connection = target_of(context, dsn)
-    count, records, digest = TableCount(), list[QuarantineRecord](), hashlib.blake2b(digest_size=16)
+    count, digest = TableCount(), hashlib.blake2b(digest_size=16)
 
     def blocks() -> Iterator[bytes]:
         yield _HEADER
         for converted in read(context.source, table, policy, reading):
-            records.extend(converted.records)
+            spool.add(converted.records)
+            count.quarantined += _whole(table.name, converted.records)
             count.target += converted.rows
             count.bytes += len(converted.data)
             digest.update(converted.data)
@@ -114,8 +129,8 @@ def load(context: Context, dsn: str, run_id: str, table: TablePlan, policy: Poli
         run(connection, f"TRUNCATE {reference(table.name)}")
         with connection.cursor() as cursor:
             cursor.copy_expert(copy_sql(table, ", FREEZE"), _Stream(blocks()), 1 << 20)
-        ledger.quarantine(connection, run_id, records)
-        count.source, count.quarantined = reading.source_rows, _whole(table.name, records)
+        spool.write(connection)
+        count.source = reading.source_rows
         count.seconds = time.monotonic() - started
         if not reading.log.failing():
             ledger.enter(connection, run_id, Entry(table.name, 0, count, digest.hexdigest()))
