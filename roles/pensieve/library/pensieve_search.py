@@ -10,10 +10,10 @@ short_description: What Pensieve's own full-text search finds
 description:
   - Runs with Pensieve's interpreter, and calls the full-text search of its own search provider on the given database. No
     server is needed.
-  - Without RV(hits) of an earlier run to repeat, it picks whole words from the newest metadata, seeded, so that the same
-    database gives the same words. Words are left out that Pensieve treats differently on the two databases for reasons of
-    its own, that is words that begin another word (SQLite searches prefixes), and words of file paths (PostgreSQL keeps a
-    path as one word).
+  - Without O(words) it picks whole words from the newest entities, seeded, so that the same database gives the same words.
+    Words are left out that Pensieve treats differently on the two databases for reasons of its own, that is words that
+    begin another word (SQLite searches prefixes), words of file paths (PostgreSQL keeps a path as one word), and words of
+    metadata that was written without indexing it anew (full text on PostgreSQL is made from the metadata as it is now).
 options:
   database:
     description: Pensieve's C(database_path), the path of a SQLite file or a URI without a password.
@@ -28,6 +28,10 @@ options:
     description: How many words to pick.
     type: int
     default: 20
+  since:
+    description: Smallest id of an entity that counts as a hit; the one returned as RV(since) before.
+    type: int
+    default: 0
 attributes:
   check_mode:
     support: full
@@ -50,10 +54,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 hits:
-  description: Ids of the entities found, in ascending order, by word.
+  description:
+    - Ids of the entities found, in ascending order, by word. Words with so many hits that Pensieve cuts them off are missing.
   returned: success
   type: dict
   sample: {"invoice": [3, 17]}
+since:
+  description: Smallest id of the entities from which words were picked, or O(since).
+  returned: success
+  type: int
 """
 
 import contextlib
@@ -70,6 +79,8 @@ from ansible.module_utils.basic import AnsibleModule
 WORD = re.compile(r"(?<![\w./\\:@#%+&-])[A-Za-z]{4,20}(?![\w./\\:@#%+&-])")
 """A whole Latin word with no neighbour that a tokeniser might join to it."""
 
+LATIN = re.compile(r"[A-Za-z]+")
+
 LIMIT = 200
 """Most hits that Pensieve's search returns; a word with as many is left out, since the cut is arbitrary."""
 
@@ -77,29 +88,39 @@ NEWEST = 2000
 """Entities from which words are picked."""
 
 
-def pick_words(database: str, count: int) -> list[str]:
-    """`count` words of the newest metadata that both databases treat alike, the same ones for the same database."""
-    seen: Counter[str] = Counter()
+def latin(text: str | None) -> set[str]:
+    """All Latin words of a text, in lower case."""
+    return {word.lower() for word in LATIN.findall(text or "")}
+
+
+def pick_words(database: str, count: int) -> tuple[list[str], int]:
+    """`count` words of the newest entities that both databases treat alike, and the smallest id of these entities."""
+    whole: Counter[str] = Counter()
     vocabulary: set[str] = set()
-    paths: set[str] = set()
+    unusable: set[str] = set()
+    indexed: dict[int, set[str]] = {}
     with contextlib.closing(sqlite3.connect(f"{Path(database).absolute().as_uri()}?mode=ro", uri=True)) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         rows = connection.execute(
-            "SELECT c1, c2, c3 FROM entities_fts_content ORDER BY id DESC LIMIT ?",
-            (NEWEST,),
+            "SELECT c0, c1, c2, c3 FROM entities_fts_content ORDER BY CAST(c0 AS integer) DESC LIMIT ?", (NEWEST,)
         )
-        for path, tags, metadata in rows:
-            paths |= {word.lower() for word in re.findall(r"[A-Za-z]+", f"{path} {tags}")}
-            words = {word.lower() for word in WORD.findall(metadata or "")}
-            vocabulary |= {word.lower() for word in re.findall(r"[A-Za-z]+", metadata or "")}
-            seen.update(words)
+        for entity, path, tags, metadata in rows:
+            unusable |= latin(f"{path} {tags}")
+            indexed[int(entity)] = latin(metadata)
+            vocabulary |= indexed[int(entity)]
+            whole.update({word.lower() for word in WORD.findall(metadata or "")})
+        since = min(indexed, default=0)
+        for entity, key, value in connection.execute(
+            "SELECT entity_id, key, value FROM metadata_entries WHERE entity_id >= ?", (since,)
+        ):
+            unusable |= latin(f"{key} {value}") - indexed.get(entity, set())
     ordered = sorted(vocabulary)
-    begins_another = {first for first, second in zip(ordered, ordered[1:]) if second.startswith(first)}
-    usable = sorted(word for word, times in seen.items() if times < LIMIT / 2 and word not in begins_another | paths)
-    return sorted(random.Random(0).sample(usable, min(count, len(usable))))
+    unusable |= {first for first, second in zip(ordered, ordered[1:]) if second.startswith(first)}
+    usable = sorted(word for word, times in whole.items() if times < LIMIT and word not in unusable)
+    return sorted(random.Random(0).sample(usable, min(count, len(usable)))), since
 
 
-def search(database: str, words: list[str]) -> dict[str, list[int]]:
+def search(database: str, words: list[str], since: int) -> dict[str, list[int]]:
     """Ids that Pensieve's own full-text search finds, by word."""
     os.environ["MEMOS_DATABASE_PATH"] = database
     from memos.config import settings
@@ -110,7 +131,10 @@ def search(database: str, words: list[str]) -> dict[str, list[int]]:
     engine, _initializer = create_db_initializer(settings)
     provider = create_search_provider(settings.database_url)
     with Session(engine) as session:
-        return {word: sorted({int(found) for found in provider.full_text_search(word, session, LIMIT)}) for word in words}
+        found = {word: {int(entity) for entity in provider.full_text_search(word, session, LIMIT)} for word in words}
+    return {
+        word: sorted(entity for entity in hits if entity >= since) for word, hits in found.items() if len(hits) < LIMIT
+    }
 
 
 def main() -> None:
@@ -120,21 +144,25 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "words": {"type": "list", "elements": "str", "default": []},
             "count": {"type": "int", "default": 20},
+            "since": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
     database: str = module.params["database"]
+    words, since = module.params["words"], module.params["since"]
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            hits = search(database, module.params["words"] or pick_words(database, module.params["count"]))
+            if not words:
+                words, since = pick_words(database, module.params["count"])
+            hits = search(database, words, since)
     except Exception as error:
         module.fail_json(
             msg=f"Found: Pensieve's own search fails on this database: {type(error).__name__}: {str(error).splitlines()[0]}. "
             "Expected: hits. Untouched: both databases. Next: read `output` below.",
             output=output.getvalue()[-3000:],
         )
-    module.exit_json(changed=False, hits=hits)
+    module.exit_json(changed=False, hits=hits, since=since)
 
 
 if __name__ == "__main__":
