@@ -181,25 +181,26 @@ def main() -> None:
     options = module.params
     progress = options["progress_file"]
     try:
-        if options["only_catalog"]:
-            module.exit_json(changed=False, catalog=catalog(options["target_dsn"], options["passfile"]))
         with ProgressFile(Path(progress) if progress else None) as watcher:
-            result = verify(
-                Path(options["source"]),
-                options["target_dsn"],
-                progress=watcher,
-                jobs=options["jobs"] or None,
-                passfile=options["passfile"],
-                expected_catalog=options["expected_catalog"],
-                seed=options["seed"],
-            ).as_dict()
+            if options["only_catalog"]:
+                result: dict[str, Any] = {"catalog": catalog(options["target_dsn"], options["passfile"])}
+            else:
+                result = verify(
+                    Path(options["source"]),
+                    options["target_dsn"],
+                    progress=watcher,
+                    jobs=options["jobs"] or None,
+                    passfile=options["passfile"],
+                    expected_catalog=options["expected_catalog"],
+                    seed=options["seed"],
+                ).as_dict()
     except (sqlite3.Error, psycopg2.Error, ImportError) as error:
         module.fail_json(
             msg=f"Found: {str(error).strip()}\nExpected: a readable source ({options['source']}), and a target that "
             "answers and holds Pensieve's tables\nUntouched: both databases, which were only read\n"
             "Next: put right what the first line says, and run again"
         )
-    if options["fail_on_difference"] and not result["equal"]:
+    if options["fail_on_difference"] and not result.get("equal", True):
         module.fail_json(msg=told(result), changed=False, **result)
     module.exit_json(changed=False, **result)
 
