@@ -44,6 +44,7 @@ RELATIONAL = [
 VECTORS, WORDS = "entities_vec_v2", "entities_fts"
 SAMPLE = 1_000  # entities whose full text Pensieve's own loop makes, and vectors that the extension reads
 SAMPLES_PER_SECOND = 5.0  # of memory
+MARKS = ("<!-- measured -->", "<!-- end -->")
 SETTINGS = {
     "shared_buffers": "512MB",
     "max_wal_size": "8GB",
@@ -431,6 +432,15 @@ def table(results: dict[str, Measure], held: list[tuple[str, float, str, bool]])
     return "\n".join(lines)
 
 
+def write_between(page: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page."""
+    before, start, rest = page.read_text().partition(MARKS[0])
+    _old, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        raise ValueError(f"{page} has no marks {MARKS[0]} … {MARKS[1]}")
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
 def make_source(pensieve: Pensieve, folder: Path, screenshots: int) -> Path:
     """Kept between runs."""
     source = folder / f"screenshots-{screenshots}.db"
@@ -451,6 +461,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path("reports/benchmark.json"), help="where all numbers go")
     parser.add_argument("--folder", type=Path, default=Path(".cache/bench"), help="where sources are kept")
     parser.add_argument("--skip", action="append", default=[], choices=("pgloader", "memos"), help="leave one out")
+    parser.add_argument("--document", type=Path, help="a page whose part between the marks becomes the table")
     parser.add_argument("--ten-times", action="store_true", help="copy ten times as many too, and give time and memory")
     return parser.parse_args()
 
@@ -505,6 +516,12 @@ def main() -> int:
     bars = [{"what": what, "value": value, "bar": bar, "held": good} for what, value, bar, good in held]
     options.json.write_text(json.dumps({**facts, "results": numbers, "bars": bars}, indent=2) + "\n")
     print(f"\n{options.json}", file=sys.stderr)
+    if options.document is not None:
+        headline = (
+            f"`scripts/bench {' '.join(sys.argv[1:])}`: {options.screenshots:,} screenshots"
+            f" ({facts['source_mb']:,} MB of SQLite), {facts['cores']} cores.\n\n"
+        )
+        write_between(options.document, headline + shown)
     return 0 if all(good for *_rest, good in held) else 1
 
 

@@ -108,7 +108,6 @@ def test_every_mutant_of_rows_and_cells_is_caught(
     missed = []
     for group in groups(made):
         result = damaged(server, filled, template, tokenizer, group)
-        assert result.difference_count >= len(group) or not result.equal
         missed += [m.told() for m in group if not any(names(d, m) for d in result.differences)]
     kinds = Counter(mutant.kind for mutant in made)
     tables = sorted({mutant.table for mutant in made})
