@@ -185,6 +185,7 @@ class Builder:
                 connection.cancel()
 
     def _wait(self, builds: list[tuple[str, str]]) -> None:
+        self._meter.tell("index")
         for build in builds:
             future = self._builds[build]
             while not future.done():

@@ -16,7 +16,7 @@ import psycopg2
 from . import ledger, staging
 from .builder import Builder
 from .census import Watcher, survey, target_tables
-from .fts import Tokenizer
+from .fts import MEMO_ENTRIES, Tokenizer
 from .ledger import Entry
 from .model import (
     Census,
@@ -35,6 +35,7 @@ from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query
 
 _ENGINE = "1"  # part of the plan's digest: a ledger of another engine is not gone on with
+_MEMO_LEAST = 20_000  # entries that each worker's tokenizer remembers
 _LOCK = 7_020_315_003  # advisory lock: one copy at a time
 
 
@@ -71,7 +72,9 @@ def _copy(source: Path, target_dsn: str, chosen: Policy, progress: Watcher | Non
             "everything",
             "make the schema first (memos init with the target as database_path), then run again",
         )
-    with Pool(source, workers, Tokenizer().load()) as pool:
+    # Together the workers remember as much as one would; the dictionary is shared by all.
+    tokenizer = Tokenizer(max(_MEMO_LEAST, MEMO_ENTRIES // workers)).load()
+    with Pool(source, workers, tokenizer) as pool:
         ours, fingerprint = pool.open()
         connection = connect(target_dsn, synchronous_commit="on")
         try:

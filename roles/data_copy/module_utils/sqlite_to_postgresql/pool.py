@@ -6,6 +6,7 @@ opens them, and opens them anew if the file has changed meanwhile. From then on 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -56,6 +57,9 @@ class Pool:
         self._source = source
         self._workers: list[tuple[ForkProcess, Pipe]] = []
         self._busy: dict[int, str] = {}
+        # What is there now will not be collected, so that collecting does not copy the pages that workers share.
+        gc.collect()
+        gc.freeze()
         fork = multiprocessing.get_context("fork")
         for _ in range(max(1, jobs)):
             ours, theirs = fork.Pipe()

@@ -16,6 +16,7 @@ from .source import Batch, Source, quoted
 from .vec0 import Int64s, VecOddity, VecReader
 
 _REPORTED_AT_ONCE = 500  # rows
+_VECTORS_AT_ONCE = 256
 
 
 @dataclass
@@ -61,7 +62,7 @@ def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading)
     reading.source_rows = reader.count()
     converter = RowConverter(table, policy, reading.log)
     oddities: list[VecOddity] = []
-    for vectors in reader.batches(oddities):
+    for vectors in reader.batches(oddities, _VECTORS_AT_ONCE):
         batch = Batch(vectors.rowids, [vectors.rowids, *vectors.columns])
         orphans: list[int] = []
         if reading.entities is not None:

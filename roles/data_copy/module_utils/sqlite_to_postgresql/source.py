@@ -20,8 +20,8 @@ import numpy.typing as npt
 from .convert import InvalidText
 from .model import EngineError
 
-_BATCH_BYTES = 4_000_000
-_BATCH_ROWS = 4_000
+_BATCH_BYTES = 2_000_000
+_BATCH_ROWS = 2_000
 _CAREFUL_ROWS = 200
 
 _VIRTUAL = re.compile(r"\s*CREATE\s+VIRTUAL\s+TABLE\b.*?\bUSING\s+(\w+)", re.IGNORECASE | re.DOTALL)

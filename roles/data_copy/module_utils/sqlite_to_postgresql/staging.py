@@ -32,7 +32,7 @@ _DEFAULT_ROWS = {
 }
 
 _LEFTOVER_SECONDS = 60.0
-_GRAPH_BYTES = 400  # neighbours of a vector in the graph, with m = 16
+_GRAPH_BYTES = 1200  # a vector's place in the graph and its neighbours, with m = 16, and some air
 
 _OTHERS = """
     SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'

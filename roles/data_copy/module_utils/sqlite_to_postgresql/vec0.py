@@ -97,8 +97,8 @@ class VecReader:
         """Rows that the table lists."""
         return int(self._source.rows(f"SELECT count(*) FROM {self._shadow('rowids')}")[0][0])
 
-    def batches(self, oddities: list[VecOddity] | None = None) -> Iterator[VecBatch]:
-        """Read chunk by chunk. What does not fit together goes to ``oddities``."""
+    def batches(self, oddities: list[VecOddity] | None = None, most: int = 1024) -> Iterator[VecBatch]:
+        """Read chunk by chunk, at most ``most`` rows at once. What does not fit together goes to ``oddities``."""
         listed = np.fromiter(
             self._source.execute(
                 f"SELECT rowid, coalesce(chunk_id, -1), coalesce(chunk_offset, -1) FROM {self._shadow('rowids')}"
@@ -116,8 +116,9 @@ class VecReader:
         stops = np.searchsorted(listed["chunk"], chunks, "right")
         for chunk, start, stop in zip(chunks.tolist(), starts.tolist(), stops.tolist()):
             batch = self._chunk(chunk, listed[start:stop], oddities)
-            if len(batch.rowids):
-                yield batch
+            for at in range(0, len(batch.rowids), most):
+                part = slice(at, at + most)
+                yield VecBatch(batch.rowids[part], [column[part] for column in batch.columns])
 
     def cells(self, chunk: int, rowid: int, offset: int) -> dict[str, Any]:
         """Read one place of a chunk, whether it is listed or not."""
