@@ -390,7 +390,7 @@ def started(source: Path, make_target: Callable[[], str]) -> Iterator[tuple[str,
     process.communicate()
 
 
-@pytest.mark.parametrize("moment", ["load: metadata_entries", "index:", "full text:", "show:"])
+@pytest.mark.parametrize("moment", ["load:", "index:", "full text:", "show:"])
 def test_killed_and_resumed(
     moment: str, started: tuple[str, subprocess.Popen[str]], source: Path, template: Catalog
 ) -> None:

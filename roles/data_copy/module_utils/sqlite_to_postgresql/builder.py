@@ -185,15 +185,15 @@ class Builder:
                 connection.cancel()
 
     def _wait(self, builds: list[tuple[str, str]]) -> None:
-        self._meter.tell("index")
+        self._meter.tell("index", "of all tables")
         for build in builds:
             future = self._builds[build]
             while not future.done():
                 time.sleep(0.05)
-                self._look_at_builds("index")
+                self._look_at_builds("index", build[1])
             future.result()
 
-    def _look_at_builds(self, phase: str) -> None:
+    def _look_at_builds(self, phase: str, item: str = "") -> None:
         """Ask the server twice a second how far its index builds are; raise what a finished one has raised."""
         now = time.monotonic()
         if now - self._looked_at < 0.5:
@@ -204,7 +204,7 @@ class Builder:
                 future.result()
         for name, share in staging.builds_under_way(self._connection):
             self._meter.set(("index", name), share)
-        self._meter.tell(phase)
+        self._meter.tell(phase, item)
 
     def _list_full_text(self, relations: Relations) -> FullText | None:
         """List what full text is to be made of; what it has no entity for goes to the log."""

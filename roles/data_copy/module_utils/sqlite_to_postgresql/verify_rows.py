@@ -18,7 +18,7 @@ from .verify_sides import (
     TableVerdict,
     Task,
     batches,
-    row_is_kept,
+    named,
     stream,
 )
 from .verify_values import (
@@ -144,23 +144,20 @@ class RowComparison:
 
     def _identities(self, row: Row) -> list[Key]:
         """How a quarantine entry may name a source row."""
-        named = [self.table.key_of(row)] if self.table.key else []
-        return [*named, ("rowid", row[-1])] if self.rowid else named
+        keys = []
+        if self.table.key:
+            key = self.table.key_of(row)
+            keys = [key, tuple(map(named, key))]
+        return [*keys, ("rowid", row[-1])] if self.rowid else keys
 
     def missing(self, row: Row) -> None:
         self.verdict.source += 1
         for key in self._identities(row):
-            kept = self.quarantine.rows.pop(key, None)
-            if kept is not None:
+            same = self.quarantine.take_row(key, self.names, row)
+            if same is not None:
                 self.verdict.quarantined += 1
-                if not row_is_kept(kept, self.names, row):
-                    self.differs(
-                        key,
-                        None,
-                        repr(row),
-                        kept.original,
-                        "the original in quarantine is not the source's row",
-                    )
+                if not same:
+                    self.differs(key, None, repr(row), None, "the original in quarantine is not the source's row")
                 return
         self.differs(self._identities(row)[0], None, repr(row), None, "row is missing in the target")
 

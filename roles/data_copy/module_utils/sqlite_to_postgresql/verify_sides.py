@@ -246,7 +246,7 @@ class Quarantine:
     """
 
     def __init__(self, run: Run, table: str, key: Sequence[str], key_is_rowid: bool) -> None:
-        self.rows: dict[Key, Kept] = {}
+        self.rows: dict[Key, list[Kept]] = {}
         self.cells: dict[tuple[Key, str], list[Kept]] = {}
         if not run.quarantine:
             return
@@ -261,9 +261,20 @@ class Quarantine:
                 kept = Kept(kind, action, storage_class, bytes(original or b""))
                 at = _read_key(text, key, key_is_rowid)
                 if column is None:
-                    self.rows[at] = kept
+                    self.rows.setdefault(at, []).append(kept)
                 else:
                     self.cells.setdefault((at, column), []).append(kept)
+
+    def take_row(self, key: Key, columns: Sequence[str], values: Sequence[Any]) -> bool | None:
+        """Take out the entry of a row: whether its original is the source's row; None if there is no entry."""
+        entries = self.rows.get(key)
+        if not entries:
+            return None
+        same = [entry for entry in entries if row_is_kept(entry, columns, values)]
+        entries.remove((same or entries)[0])
+        if not entries:
+            del self.rows[key]
+        return bool(same)
 
     def keep_range(self, low: int | None, high: int | None) -> None:
         """Forget what belongs to other tasks (ranges of the first key column)."""
@@ -290,6 +301,18 @@ def _read_key(text: str, key: Sequence[str], key_is_rowid: bool) -> Key:
     if set(value) == {"rowid"}:
         return (value["rowid"],) if key_is_rowid else ("rowid", value["rowid"])
     return tuple(value.values())
+
+
+def named(value: Any) -> Any:
+    """A value of a key as a quarantine entry names it: bytes, and text that is not UTF-8, in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "surrogateescape").hex()
+    return value
 
 
 def row_is_kept(kept: Kept, columns: Sequence[str], values: Sequence[Any]) -> bool:
