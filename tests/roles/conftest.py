@@ -62,7 +62,11 @@ def playbook() -> Playbook:
 
     def run(name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         ansible = Path(sys.executable).parent / "ansible-playbook"
-        command = [str(ansible) if ansible.exists() else shutil.which("ansible-playbook") or "ansible-playbook", name, *options]
+        command = [
+            str(ansible) if ansible.exists() else shutil.which("ansible-playbook") or "ansible-playbook",
+            name,
+            *options,
+        ]
         for variable, value in variables.items():
             command += ["-e", f"{variable}={value}"]
         environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}

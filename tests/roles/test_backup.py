@@ -31,7 +31,10 @@ def saved(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     config = tmp_path / "config.yaml"
     config.write_bytes(b"database_path: database.db\r\n")
     config.chmod(0o640)
-    entries = [save(config, tmp_path / "0-config.yaml", False), save(tmp_path / "new.env", tmp_path / "1-new.env", False)]
+    entries = [
+        save(config, tmp_path / "0-config.yaml", False),
+        save(tmp_path / "new.env", tmp_path / "1-new.env", False),
+    ]
     config.write_bytes(b"database_path: postgresql://x\r\n")
     config.chmod(0o644)
     (tmp_path / "new.env").write_bytes(b"A=1\n")
@@ -40,22 +43,22 @@ def saved(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def test_restoring_gives_bytes_and_mode_back_and_removes_what_was_not_there(saved: Any) -> None:
     config, entries = saved
-    changed, differences = restore(Module(), entries, False)  # type: ignore[arg-type]
+    changed, differences = restore(Module(), entries, False)
     assert changed
     assert "+database_path: database.db" in differences[0]
     assert config.read_bytes() == b"database_path: database.db\r\n"
     assert config.stat().st_mode & 0o7777 == 0o640
     assert not (config.parent / "new.env").exists()
-    assert restore(Module(), entries, False) == (False, [])  # type: ignore[arg-type]
+    assert restore(Module(), entries, False) == (False, [])
 
 
 def test_an_edit_by_hand_stops_it_before_anything_changes(saved: Any) -> None:
     config, entries = saved
     (config.parent / "new.env").write_bytes(b"A=1\nMINE=2\n")
     with pytest.raises(Refused, match=r"edited since the switch(?s:.*)-MINE=2(?s:.*)rollback_overwrite_config=true"):
-        restore(Module(), entries, False)  # type: ignore[arg-type]
+        restore(Module(), entries, False)
     assert config.read_bytes() == b"database_path: postgresql://x\r\n"
-    restore(Module(), entries, True)  # type: ignore[arg-type]
+    restore(Module(), entries, True)
     assert config.read_bytes() == b"database_path: database.db\r\n"
 
 
@@ -63,7 +66,7 @@ def test_a_damaged_copy_stops_it_before_anything_changes(saved: Any) -> None:
     config, entries = saved
     Path(entries[0]["copy"]).write_bytes(b"something else")
     with pytest.raises(Refused, match="not what the manifest says"):
-        restore(Module(), entries, True)  # type: ignore[arg-type]
+        restore(Module(), entries, True)
     assert config.read_bytes() == b"database_path: postgresql://x\r\n"
     assert (config.parent / "new.env").exists()
 

@@ -80,7 +80,9 @@ def test_already_on_postgresql(playbook: Playbook, home: Path, pensieve_venv: Pa
     config = home / ".memos" / "config.yaml"
     config.write_text(f"{config.read_text()}\n".replace("'database.db'", "postgresql://me:hush@db.example.org/memos"))
     refused(playbook, home, "already on PostgreSQL", "nothing to do", pensieve_venv=str(pensieve_venv))
-    done = playbook("migrate.yml", "--tags", "preflight", pensieve_user_home=str(home), pensieve_venv=str(pensieve_venv))
+    done = playbook(
+        "migrate.yml", "--tags", "preflight", pensieve_user_home=str(home), pensieve_venv=str(pensieve_venv)
+    )
     assert "hush" not in done.stdout + done.stderr
 
 
@@ -135,7 +137,11 @@ def test_no_docker_and_not_allowed_to_install_it(
 def interpreter_without_extension_loading(folder: Path) -> Path:
     """A virtual environment whose sqlite3 cannot load extensions: a real one where this machine has one."""
     check = "import sqlite3, sys; sys.exit(hasattr(sqlite3.Connection, 'enable_load_extension'))"
-    for python in (sys.executable, shutil.which("python3") or "", *map(str, Path.home().glob(".pyenv/versions/3*/bin/python3"))):
+    for python in (
+        sys.executable,
+        shutil.which("python3") or "",
+        *map(str, Path.home().glob(".pyenv/versions/3*/bin/python3")),
+    ):
         if python and subprocess.run([python, "-c", check], capture_output=True, check=False).returncode == 0:
             subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
             return folder

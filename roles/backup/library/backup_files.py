@@ -8,12 +8,12 @@ DOCUMENTATION = r"""
 module: backup_files
 short_description: Keep settings files byte for byte, and give them back
 description:
-  - Saving copies each file, and returns entries with digest, mode and owner for the manifest. A file that is not there yet
-    is noted as absent.
+  - Saving copies each file, and returns entries with digest, mode and owner for the manifest. A file that is not
+    there yet is noted as absent.
   - Noting adds to each entry the digest of what stands in the file now, right after the migration wrote it.
-  - Restoring gives each file its bytes, mode and owner back, and removes those that were absent. A file whose content is
-    neither the one before nor the one that the migration wrote has been edited by hand since; it stops the restoring
-    before anything is changed, unless O(overwrite) is set.
+  - Restoring gives each file its bytes, mode and owner back, and removes those that were absent. A file whose content
+    is neither the one before nor the one that the migration wrote has been edited by hand since; it stops the
+    restoring before anything is changed, unless O(overwrite) is set.
 options:
   state:
     description: What to do.
@@ -105,10 +105,10 @@ def write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, mode)
+        Path(name).chmod(mode)
         if (uid, gid) != (os.geteuid(), os.getegid()):
             os.chown(name, uid, gid)
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -168,7 +168,7 @@ def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> tup
             module.fail_json(
                 msg=f"Found: {entry['path']} was edited since the switch:\n{difference(entry, now, then)}\n"
                 "Expected: the file that the migration wrote. Untouched: every settings file, both databases. "
-                "Next: save your edits elsewhere, then run `ansible-playbook rollback.yml -e rollback_overwrite_config=true`."
+                "Next: save your edits elsewhere, then run the playbook again with -e rollback_overwrite_config=true."
             )
         work.append((entry, now, then))
     if not module.check_mode:

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: sqlite_backup
 short_description: Copy a SQLite database that may be in use, completely
 description:
-  - Uses SQLite's online backup API, so that what still stands in the C(-wal) file is in the copy. A plain file copy loses
-    it, since Pensieve's server exits without closing its database.
+  - Uses SQLite's online backup API, so that what still stands in the C(-wal) file is in the copy. A plain file copy
+    loses it, since Pensieve's server exits without closing its database.
   - The source is opened read-only. The copy is checked with C(PRAGMA integrity_check) and gets mode 0600.
 options:
   src:
@@ -85,14 +85,18 @@ def copy(source: Path, destination: Path) -> None:
     part.unlink(missing_ok=True)
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        with contextlib.closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as reader:
-            with contextlib.closing(sqlite3.connect(part)) as writer:
-                reader.backup(writer, pages=PAGES_PER_STEP)
-                writer.execute("PRAGMA journal_mode=DELETE")
-                answer = writer.execute("PRAGMA integrity_check(1)").fetchone()[0]
-                if answer != "ok":
-                    raise sqlite3.DatabaseError(f"integrity_check of the copy says: {answer}")
-        os.replace(part, destination)
+        with (
+            contextlib.closing(
+                sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
+            ) as reader,
+            contextlib.closing(sqlite3.connect(part)) as writer,
+        ):
+            reader.backup(writer, pages=PAGES_PER_STEP)
+            writer.execute("PRAGMA journal_mode=DELETE")
+            answer = writer.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if answer != "ok":
+                raise sqlite3.DatabaseError(f"integrity_check of the copy says: {answer}")
+        part.replace(destination)
     finally:
         part.unlink(missing_ok=True)
 
@@ -106,7 +110,8 @@ def main() -> None:
     source, destination = Path(module.params["src"]), Path(module.params["dest"])
     if destination.exists():
         module.fail_json(
-            msg=f"Found: {destination} exists. Expected: a new name. Untouched: both files. Next: move it away, then run again."
+            msg=f"Found: {destination} exists. Expected: a new name. Untouched: both files. "
+            "Next: move it away, then run again."
         )
     if module.check_mode:
         module.exit_json(changed=True)

@@ -146,7 +146,13 @@ def run_probe(python: Path, home: Path, config: Path) -> dict[str, Any]:
     environment.update(HOME=str(home), PENSIEVE_CONFIG=str(config))
     try:
         done = subprocess.run(
-            [str(python), "-c", PROBE], env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False
+            [str(python), "-c", PROBE],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)}
@@ -177,8 +183,8 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
                 f"the sqlite3 of {venv}/bin/python (Python {probe['python_version']}) cannot load extensions",
                 "an interpreter built with loadable SQLite extensions; Pensieve itself cannot run without (pyenv's and "
                 "python.org's builds lack them, Debian's and Ubuntu's have them)",
-                f"make Pensieve's virtual environment anew: /usr/bin/python3 -m venv NEW && NEW/bin/pip install memos{version}, "
-                "then -e pensieve_venv=NEW",
+                "make Pensieve's virtual environment anew: /usr/bin/python3 -m venv NEW && "
+                f"NEW/bin/pip install memos{version}, then -e pensieve_venv=NEW",
             )
         )
     if "version" not in probe:
@@ -205,7 +211,7 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
         problems.append(
             problem(
                 "postgres_driver",
-                f"SQLAlchemy {probe['sqlalchemy']} wants {probe['postgres_driver']} for postgresql://, which is not installed",
+                f"SQLAlchemy {probe['sqlalchemy']} wants {probe['postgres_driver']}, which is not installed",
                 "psycopg2 with SQLAlchemy < 2.1, with which Pensieve works",
                 f"{venv}/bin/pip install 'SQLAlchemy<2.1' psycopg2-binary (or leave pensieve_manage_packages at true)",
                 curable=True,
@@ -215,7 +221,7 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
         problems.append(
             problem(
                 "postgres_driver",
-                f"SQLAlchemy {probe['sqlalchemy']} uses {probe['postgres_driver']}, with which every search of Pensieve fails "
+                f"SQLAlchemy {probe['sqlalchemy']} uses {probe['postgres_driver']}, with which every search fails "
                 "(function vector(unknown) does not exist)",
                 "psycopg2 with SQLAlchemy < 2.1",
                 f"{venv}/bin/pip install 'SQLAlchemy<2.1' psycopg2-binary (or leave pensieve_manage_packages at true)",
@@ -242,7 +248,9 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
         "home": str(home),
         "config": str(config),
         "services": sorted({process.service for process in processes}),
-        "overrides": sorted({name for process in processes for name in process.overrides if name == "MEMOS_DATABASE_PATH"}),
+        "overrides": sorted(
+            {name for process in processes for name in process.overrides if name == "MEMOS_DATABASE_PATH"}
+        ),
     }
     if not config.is_file():
         return facts, [
@@ -258,7 +266,7 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
         return facts, [
             problem(
                 "venv_missing",
-                f"no virtual environment with Pensieve ({wanted_venv or 'looked at running services, the PATH and ' + str(home)})",
+                f"no Pensieve in {wanted_venv or f'the environments of running services, of the PATH and of {home}'}",
                 "the virtual environment that holds the package memos",
                 "say which one it is: -e pensieve_venv=/path/to/venv",
             )

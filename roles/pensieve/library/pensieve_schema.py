@@ -8,8 +8,9 @@ DOCUMENTATION = r"""
 module: pensieve_schema
 short_description: Make Pensieve's tables on PostgreSQL with Pensieve's own code
 description:
-  - Runs with Pensieve's interpreter, and calls its C(init_database) and its alembic revisions, one by one. A revision whose
-    object C(init_database) has made already (C(duplicate column name) in 0.33 to 0.37) is stamped, the others are run.
+  - Runs with Pensieve's interpreter, and calls its C(init_database) and its alembic revisions, one by one. A revision
+    whose object C(init_database) has made already (C(duplicate column name) in 0.33 to 0.37) is stamped, the others
+    are run.
   - Compares the revision reached with the one of the SQLite database, and fails when they differ.
 options:
   uri:
@@ -135,7 +136,8 @@ def main() -> None:
             result = make(module.check_mode)
     except Exception as error:
         module.fail_json(
-            msg=f"Found: Pensieve's own code cannot make its tables: {type(error).__name__}: {str(error).splitlines()[0]}. "
+            msg="Found: Pensieve's own code cannot make its tables: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}. "
             "Expected: the schema of the installed version. Untouched: the SQLite database and every setting. "
             "Next: read `output` below; then run the playbook again.",
             output=output.getvalue()[-3000:],
@@ -143,7 +145,8 @@ def main() -> None:
     revision = source_revision(module.params["source"])
     if revision != result["revision"]:
         module.fail_json(
-            msg=f"Found: {module.params['source']} is at revision {revision}, Pensieve's code makes {result['revision']}. "
+            msg=f"Found: {module.params['source']} is at revision {revision}, "
+            f"Pensieve's code makes {result['revision']}. "
             "Expected: the same revision on both sides. Untouched: the SQLite database and every setting. "
             "Next: start Pensieve once (`memos start`), which upgrades SQLite, then run the playbook again."
         )

@@ -8,12 +8,13 @@ DOCUMENTATION = r"""
 module: pensieve_search
 short_description: What Pensieve's own full-text search finds
 description:
-  - Runs with Pensieve's interpreter, and calls the full-text search of its own search provider on the given database. No
-    server is needed.
-  - Without O(words) it picks whole words from the newest entities, seeded, so that the same database gives the same words.
-    Words are left out that Pensieve treats differently on the two databases for reasons of its own, that is words that
-    begin another word (SQLite searches prefixes), words of file paths (PostgreSQL keeps a path as one word), and words of
-    metadata that was written without indexing it anew (full text on PostgreSQL is made from the metadata as it is now).
+  - Runs with Pensieve's interpreter, and calls the full-text search of its own search provider on the given database.
+    No server is needed.
+  - Without O(words) it picks whole words from the newest entities, seeded, so that the same database gives the same
+    words. Words are left out that Pensieve treats differently on the two databases for reasons of its own, that is
+    words that begin another word (SQLite searches prefixes), words of file paths (PostgreSQL keeps a path as one word),
+    and words of metadata that was written without indexing it anew (full text on PostgreSQL is made from the metadata
+    as it is now).
 options:
   database:
     description: Pensieve's C(database_path), the path of a SQLite file or a URI without a password.
@@ -55,7 +56,8 @@ EXAMPLES = r"""
 RETURN = r"""
 hits:
   description:
-    - Ids of the entities found, in ascending order, by word. Words with so many hits that Pensieve cuts them off are missing.
+    - Ids of the entities found, in ascending order, by word. Words with so many hits that Pensieve cuts them off are
+      missing.
   returned: success
   type: dict
   sample: {"invoice": [3, 17]}
@@ -158,7 +160,8 @@ def main() -> None:
             hits = search(database, words, since)
     except Exception as error:
         module.fail_json(
-            msg=f"Found: Pensieve's own search fails on this database: {type(error).__name__}: {str(error).splitlines()[0]}. "
+            msg="Found: Pensieve's own search fails on this database: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}. "
             "Expected: hits. Untouched: both databases. Next: read `output` below.",
             output=output.getvalue()[-3000:],
         )

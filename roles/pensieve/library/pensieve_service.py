@@ -91,6 +91,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -147,6 +148,10 @@ class Installation:
         present = {process.service for process in find(self.home)}
         return [service for service in SERVICES if service in present]
 
+    def gone(self, pids: list[int]) -> bool:
+        """None of these processes runs any more."""
+        return not {process.pid for process in find(self.home)} & set(pids)
+
     def stop(self) -> None:
         """Stop every service; fail with the reason when one does not go, or comes back."""
         for service in reversed(SERVICES):
@@ -154,7 +159,7 @@ class Installation:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for pid in pids:
                     send(pid, number)
-                if wait(lambda: not {process.pid for process in find(self.home)} & set(pids), 10):
+                if wait(partial(self.gone, pids), 10):
                     break
         held: list[int] = []
 
@@ -165,10 +170,10 @@ class Installation:
 
         if not wait(free, min(self.timeout, 20)):
             self.module.fail_json(
-                msg=f"Pensieve does not stay stopped. Found: services {self.running() or 'none'}, processes {held} with "
-                f"{self.database} open, {self.endpoint} answering {answers(self.endpoint, '/api/health', 1.0)}. "
+                msg=f"Found: Pensieve does not stay stopped: services {self.running() or 'none'}, processes {held} "
+                f"with {self.database} open, {self.endpoint} answering {answers(self.endpoint, '/api/health', 1.0)}. "
                 "Expected: none of these. Untouched: both databases and every setting. "
-                "Next: end what restarts it (systemd unit, launch script) or has the file open, then run the playbook again."
+                "Next: end what restarts it (systemd unit, launch script) or has the file open, then run again."
             )
 
     def start(self, services: list[str]) -> None:
@@ -189,7 +194,7 @@ class Installation:
             if service == "serve" and not wait(self.up, self.timeout):
                 state = "runs, but its database does not answer" if "serve" in self.running() else "died"
                 self.module.fail_json(
-                    msg=f"Pensieve's server {state}: {self.endpoint}/api/libraries is not 200 after {self.timeout:.0f} s. "
+                    msg=f"Pensieve's server {state}: {self.endpoint}/api/libraries is not 200. "
                     f"Its log ends with:\n{log_tail(self.base_dir, 'serve')}"
                 )
 

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: pensieve_setting
 short_description: Change one top-level setting of Pensieve's config.yaml and not one other byte
 description:
-  - Finds the value's place with a YAML parser, and replaces the bytes of that value only. Comments, order, line ends and
-    all other keys stay as they are. The result is parsed again, and must differ in that key alone.
+  - Finds the value's place with a YAML parser, and replaces the bytes of that value only. Comments, order, line ends
+    and all other keys stay as they are. The result is parsed again, and must differ in that key alone.
   - Runs with Pensieve's interpreter, which has PyYAML.
 options:
   path:
@@ -107,10 +107,10 @@ def write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, status.st_mode & 0o7777)
+        Path(name).chmod(status.st_mode & 0o7777)
         if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
             os.chown(name, status.st_uid, status.st_gid)
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

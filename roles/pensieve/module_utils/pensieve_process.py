@@ -1,7 +1,7 @@
 """Find the processes of one Pensieve installation, and nobody else's.
 
-Pensieve's own `memos stop` and `memos ps` match command lines on the whole machine, whoever's home they belong to. Here a
-process belongs to an installation when it runs `memos.commands <service>` with that installation's HOME.
+Pensieve's own `memos stop` and `memos ps` match command lines on the whole machine, whoever's home they belong to.
+Here a process belongs to an installation when it runs `memos.commands <service>` with that installation's HOME.
 
 Linux only: everything is read from /proc.
 """
@@ -12,9 +12,9 @@ import os
 import pwd
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 SERVICES = ("serve", "record", "watch")
 """Services of Pensieve in the order in which they start; they stop in the opposite order."""
@@ -70,7 +70,7 @@ def _home_of(pid: int, environment: dict[str, str]) -> Path | None:
 
 
 def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
 
 
 def find(home: Path) -> list[Process]:
@@ -96,7 +96,7 @@ def holders(database: Path) -> list[int]:
         if pid == os.getpid():
             continue
         try:
-            targets = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+            targets = {str(Path(entry.path).readlink()) for entry in os.scandir(f"/proc/{pid}/fd")}
         except OSError:
             continue
         if targets & names:

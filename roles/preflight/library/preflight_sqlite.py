@@ -84,15 +84,19 @@ def look(path: Path) -> dict[str, Any]:
     """Facts and problems of a database file."""
     restore = f"restore {path} from a backup, or run `sqlite3 {path} .recover`, then run the playbook again"
     if not path.is_file():
-        where = "say whose Pensieve it is: -e pensieve_user_home=/home/NAME; or start Pensieve once, which makes the database"
+        where = "say whose Pensieve it is: -e pensieve_user_home=/home/NAME; or start Pensieve, which makes one"
         return {"problems": [problem(f"no SQLite database at {path}", "the database of Pensieve", where)]}
     size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
     begun = time.monotonic()
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+        ) as connection:
             broken = damage(connection)
             if broken:
-                return {"problems": [problem(f"{path} is damaged: {'; '.join(broken)}", "integrity_check: ok", restore)]}
+                return {
+                    "problems": [problem(f"{path} is damaged: {'; '.join(broken)}", "integrity_check: ok", restore)]
+                }
             tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             missing = {"entities", "metadata_entries", "libraries", "alembic_version"} - tables
             if missing:
