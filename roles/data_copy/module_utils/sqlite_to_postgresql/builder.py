@@ -152,7 +152,7 @@ class Builder:
                 self._builds[table.name, index.name] = future
 
     def _build(self, table: TablePlan, index: TargetIndex) -> None:
-        """Build one index, in a session with the memory and the helpers that it can use."""
+        """Build one index, in a session with the memory and the processes that it can use."""
         settings = staging.index_settings(
             self._memory, self._jobs, index, self.tables[table.name].target, _dimensions(table)
         )
