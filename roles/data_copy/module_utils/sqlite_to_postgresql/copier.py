@@ -28,9 +28,10 @@ from .model import (
     Prediction,
     TableCount,
 )
-from .plan import Plan, TablePlan, make_plan
+from .plan import FULL_TEXT, Plan, TablePlan, make_plan
 from .pool import Pool, WorkerError
 from .progress import Meter
+from .rows import excerpt
 from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query
 
@@ -72,8 +73,10 @@ def _copy(source: Path, target_dsn: str, chosen: Policy, progress: Watcher | Non
             "everything",
             "make the schema first (memos init with the target as database_path), then run again",
         )
-    # Together the workers remember as much as one would; the dictionary is shared by all.
-    tokenizer = Tokenizer(max(_MEMO_LEAST, MEMO_ENTRIES // workers)).load()
+    # Together the workers remember as much as one would; the dictionary is shared by all, if there is use for it.
+    tokenizer = Tokenizer(max(_MEMO_LEAST, MEMO_ENTRIES // workers))
+    if _has_full_text(source):
+        tokenizer.load()
     with Pool(source, workers, tokenizer) as pool:
         ours, fingerprint = pool.open()
         connection = connect(target_dsn, synchronous_commit="on")
@@ -93,6 +96,16 @@ def _copy(source: Path, target_dsn: str, chosen: Policy, progress: Watcher | Non
         finally:
             connection.close()
             ours.close()
+
+
+def _has_full_text(path: Path) -> bool:
+    source = Source(path)
+    try:
+        content = f"{FULL_TEXT}_content"
+        there = source.rows("SELECT 1 FROM sqlite_master WHERE name = ?", (content,))
+        return bool(there and source.rows(f"SELECT 1 FROM {quoted(content)} LIMIT 1"))
+    finally:
+        source.close()
 
 
 def predict(
@@ -136,7 +149,8 @@ def _rows_before(connection: Connection, target: Mapping[str, TargetTable]) -> d
 
 
 def _revisions(source: Source) -> list[str]:
-    return [row[0] for row in source.rows("SELECT version_num FROM alembic_version")]
+    found = source.rows("SELECT version_num FROM alembic_version")
+    return [revision if isinstance(revision, str) else excerpt(revision) for (revision,) in found]
 
 
 def _refuse(plan: Plan) -> None:

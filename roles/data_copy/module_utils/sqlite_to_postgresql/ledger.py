@@ -211,7 +211,7 @@ def _line(run_id: str, record: QuarantineRecord) -> str:
             [
                 _copy_text(run_id),
                 _copy_text(record.table),
-                _copy_text(json.dumps(record.key).replace("\\u0000", "\\\\u0000")),
+                _copy_text(json.dumps(record.key, allow_nan=False)),
                 _copy_text(record.column),
                 _copy_text(record.kind),
                 _copy_text(record.reason.replace("\0", "\u2400")),

@@ -11,7 +11,7 @@ import numpy as np
 from .model import FAIL, Finding, FindingLog, Policy, QuarantineRecord
 from .plan import TablePlan
 from .relations import Left, report
-from .rows import Converted, RowConverter, excerpt, row_record
+from .rows import Converted, RowConverter, excerpt, plain, row_record
 from .source import Batch, Source, quoted
 from .vec0 import Int64s, VecOddity, VecReader
 
@@ -139,7 +139,7 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
 
     def leave_out(key: Any, row: tuple[Any, ...], kind: str, reason: str) -> None:
         action = policy.action(kind, coercible=False)
-        named = {"id": key if isinstance(key, (int, str)) else excerpt(key)}
+        named = {"id": plain(key) if isinstance(key, (int, str)) else excerpt(key)}
         reading.log.add(Finding(table.name, named, None, kind, reason, "row", excerpt(row[1]), action))
         if action != FAIL:
             cells = dict(zip(table.columns, row))

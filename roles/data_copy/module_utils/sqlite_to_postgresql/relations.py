@@ -93,7 +93,7 @@ def _orphans(
     def note(rows: Iterable[tuple[Any, ...]], kind: str, wording: str) -> None:
         for row in rows:
             found = row[0] if shape == 1 and table.table and table.table.has_rowid else tuple(row[:shape])
-            value = ", ".join(str(part) for part in row[shape:])
+            value = ", ".join(str(part) if isinstance(part, int) else excerpt(part) for part in row[shape:])
             column = key.columns[0] if kind == "orphaned_foreign_key" else None
             left.setdefault(found, Left(kind, wording.format(parent=parent.name, value=value), column))
 

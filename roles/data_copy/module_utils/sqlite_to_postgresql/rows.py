@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,11 +196,15 @@ def row_record(
 
 
 def plain(value: Any) -> Any:
-    """Give a value of a key as JSON can hold it."""
+    """Give a value of a key as jsonb can hold it: no bytes, no infinity, no NUL."""
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, str):
+        return value.replace("\0", "\u2400")
     if isinstance(value, tuple):
         return [plain(part) for part in value]
     return value

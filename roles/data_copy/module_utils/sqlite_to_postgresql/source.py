@@ -124,7 +124,10 @@ class SourceSchema:
 
 
 class Source:
-    """One read-only connection with one read transaction: all that it reads is of one moment."""
+    """One read-only connection with one read transaction: all that it reads is of one moment.
+
+    Text comes as str, text that is not UTF-8 as InvalidText: no query fails for what a cell holds.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -138,6 +141,7 @@ class Source:
         self._connection = sqlite3.connect(
             f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
         )
+        self._connection.text_factory = _text
         try:
             self._connection.execute("PRAGMA temp_store = memory")
             self._connection.execute("BEGIN")
@@ -175,6 +179,14 @@ class Source:
     def schema(self) -> SourceSchema:
         """Read what the file holds."""
         entries = self.rows("SELECT type, name, coalesce(sql, '') FROM sqlite_master ORDER BY rowid")
+        unreadable = [part for entry in entries for part in entry if isinstance(part, InvalidText)]
+        if unreadable:
+            raise EngineError(
+                f"a definition that is not UTF-8: {bytes(unreadable[0])!r:.80}",
+                "names that are UTF-8",
+                "everything",
+                "rename what is so named, or drop it, in a copy of the source",
+            )
         virtual: dict[str, VirtualTable] = {}
         for kind, name, sql in entries:
             match = _VIRTUAL.match(sql) if kind == "table" else None
@@ -239,7 +251,7 @@ class Source:
         return {row[0] for row in self.rows(f"SELECT DISTINCT typeof({quoted(column)}) FROM {quoted(table)}")}
 
     def batches(self, table: SourceTable, columns: Sequence[str]) -> Iterator[Batch]:
-        """Read a table in key order. Text comes as str, text that is not UTF-8 as InvalidText."""
+        """Read a table in key order."""
         if not table.has_rowid:
             yield from self._careful_without_rowid(table, columns)
             return
@@ -258,7 +270,7 @@ class Source:
             cursor = self._connection.execute(sql, (after,))
             try:
                 while True:
-                    rows = cursor.fetchmany(size)
+                    rows = self._fetch_quickly(cursor, size)
                     if not rows:
                         return
                     yield _by_column(rows)
@@ -267,28 +279,29 @@ class Source:
             except sqlite3.OperationalError as error:
                 if "decode" not in str(error).lower():
                     raise
-            # A text that is not UTF-8 is near: read the next rows as bytes, then go on as before.
+            # A text that is not UTF-8 is near: read the next rows with care, then go on as before.
             careful = self._careful(
                 table, columns, "WHERE _rowid_ > ? ORDER BY _rowid_ LIMIT ?", (after, _CAREFUL_ROWS)
             )
             yield careful
             after = careful.keys[-1]
 
-    def _careful(self, table: SourceTable, columns: Sequence[str], rest: str, parameters: Sequence[Any]) -> Batch:
-        """Read rows with text as bytes and each storage class beside it."""
-        keys = ["_rowid_"] if table.has_rowid else [quoted(name) for name in table.primary_key]
-        cells = [part for name in columns for part in (quoted(name), f"typeof({quoted(name)})")]
-        key_cells = [part for key in keys for part in (key, f"typeof({key})")]
-        sql = f"SELECT {', '.join(key_cells + cells)} FROM {quoted(table.name)} {rest}"
-        self._connection.text_factory = bytes
+    def _fetch_quickly(self, cursor: sqlite3.Cursor, size: int) -> list[tuple[Any, ...]]:
+        """Fetch rows decoded by sqlite3 itself, several times as fast; it raises where a text is not UTF-8."""
+        self._connection.text_factory = str
         try:
-            rows = self._connection.execute(sql, parameters).fetchall()
+            return cursor.fetchmany(size)
         finally:
-            self._connection.text_factory = str
-        split = 2 * len(keys)
-        decoded = [[_value(row[at], row[at + 1]) for at in range(0, len(row), 2)] for row in rows]
-        found = [row[0] if table.has_rowid else tuple(row[: len(keys)]) for row in decoded]
-        return Batch(found, [[row[split // 2 + at] for row in decoded] for at in range(len(columns))])
+            self._connection.text_factory = _text
+
+    def _careful(self, table: SourceTable, columns: Sequence[str], rest: str, parameters: Sequence[Any]) -> Batch:
+        """Read rows whose text need not be UTF-8."""
+        keys = ["_rowid_"] if table.has_rowid else [quoted(name) for name in table.primary_key]
+        rows = self.rows(
+            f"SELECT {', '.join([*keys, *map(quoted, columns)])} FROM {quoted(table.name)} {rest}", parameters
+        )
+        found = [row[0] if table.has_rowid else row[: len(keys)] for row in rows]
+        return Batch(found, [[row[len(keys) + at] for row in rows] for at in range(len(columns))])
 
     def _careful_without_rowid(self, table: SourceTable, columns: Sequence[str]) -> Iterator[Batch]:
         key = ", ".join(map(quoted, table.primary_key))
@@ -298,9 +311,10 @@ class Source:
     def originals(self, table: SourceTable, keys: Sequence[Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Read whole rows by key, with every cell as it is stored."""
         names = [column.name for column in table.columns]
-        condition = "_rowid_ = ?" if table.has_rowid else " AND ".join(f"{quoted(k)} IS ?" for k in table.primary_key)
         for key in keys:
-            batch = self._careful(table, names, f"WHERE {condition}", (key,) if table.has_rowid else key)
+            parts = {"_rowid_": key} if table.has_rowid else dict(zip(map(quoted, table.primary_key), key))
+            condition = " AND ".join(f"{name} IS {_placeholder(part)}" for name, part in parts.items())
+            batch = self._careful(table, names, f"WHERE {condition}", tuple(parts.values()))
             yield key, {name: values[0] for name, values in zip(names, batch.columns)}
 
 
@@ -324,13 +338,16 @@ def _is_shadow(name: str, virtual: dict[str, VirtualTable]) -> bool:
     return False
 
 
-def _value(value: Any, kind: bytes) -> Any:
-    if kind != b"text":
-        return value
+def _text(stored: bytes) -> str | InvalidText:
     try:
-        return value.decode()
+        return stored.decode()
     except UnicodeDecodeError:
-        return InvalidText(value)
+        return InvalidText(stored)
+
+
+def _placeholder(value: Any) -> str:
+    """Give the parameter for a value that was read; sqlite3 would bind InvalidText as a blob."""
+    return "CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?"
 
 
 def _by_column(rows: list[tuple[Any, ...]]) -> Batch:

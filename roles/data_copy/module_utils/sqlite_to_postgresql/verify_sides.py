@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -84,10 +85,7 @@ class Differences:
 
 def _plain(key: dict[str, Any]) -> dict[str, Any]:
     """A key that JSON can hold."""
-    return {
-        name: value if isinstance(value, (int, float, type(None))) else _excerpt(value, 0)
-        for name, value in key.items()
-    }
+    return {name: value if isinstance(value, (int, type(None))) else _excerpt(value, 0) for name, value in key.items()}
 
 
 def _excerpts(source: Any, target: Any) -> tuple[str | None, str | None]:
@@ -304,15 +302,19 @@ def _read_key(text: str, key: Sequence[str], key_is_rowid: bool) -> Key:
 
 
 def named(value: Any) -> Any:
-    """A value of a key as a quarantine entry names it: bytes, and text that is not UTF-8, in hex."""
+    """A value of a key as a quarantine entry names it: bytes, and text that is not UTF-8, in hex; NUL as U+2400;
+    infinity by its name.
+    """
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
             return value.encode("utf-8", "surrogateescape").hex()
-    return value
+    return value.replace("\0", "\u2400") if isinstance(value, str) else value
 
 
 def row_is_kept(kept: Kept, columns: Sequence[str], values: Sequence[Any]) -> bool:
