@@ -60,8 +60,14 @@ def make_target(server: servers.Server, template: Catalog) -> Callable[[], str]:
 
 @pytest.fixture(scope="session")
 def filled(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source with 300 screenshots. Not to be changed: `source` gives a copy."""
+    """A source with 300 screenshots. Not to be changed."""
     return pensieve.make_source(tmp_path_factory.mktemp("filled") / "database.db", 300)
+
+
+@pytest.fixture(scope="session")
+def medium(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source with 40 screenshots. Not to be changed: `source` gives a copy."""
+    return pensieve.make_source(tmp_path_factory.mktemp("medium") / "database.db", 40)
 
 
 @pytest.fixture(scope="session")
@@ -85,20 +91,19 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def source(filled: Path, tmp_path: Path) -> Path:
-    """A copy of `filled` that a test may change."""
-    return Path(shutil.copy(filled, tmp_path / "database.db"))
+def source(medium: Path, tmp_path: Path) -> Path:
+    """A copy of `medium` that a test may change."""
+    return Path(shutil.copy(medium, tmp_path / "database.db"))
 
 
-NOTES = pytest.StashKey[list[str]]()
+def note(node: pytest.Item, line: str) -> None:
+    """Show a line at the end of the run, also when a worker of xdist runs the test."""
+    node.user_properties.append(("note", line))
 
 
-def note(config: pytest.Config, line: str) -> None:
-    """Show a line at the end of the run."""
-    config.stash.setdefault(NOTES, []).append(line)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Scores."""
-    for line in config.stash.get(NOTES, []):
-        terminalreporter.write_line(line)
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, line in report.user_properties:
+            if name == "note" and report.when == "call":
+                terminalreporter.write_line(str(line))

@@ -238,6 +238,42 @@ def test_labels_of_autotasktracker(source: Path, make_target: Callable[[], str])
     assert verify(source, dsn).equal
 
 
+def test_text_that_is_not_utf8_and_infinity_anywhere(source: Path, make_target: Callable[[], str]) -> None:
+    """In foreign keys, in full-text entries, in keys of several columns: found, kept exactly, named in jsonb."""
+    dirty(
+        source,
+        "UPDATE entities SET folder_id = CAST(x'e200' AS TEXT) WHERE id = 20; "
+        "UPDATE entities SET library_id = 9e999 WHERE id = 21; "
+        "UPDATE entities_fts_content SET c1 = CAST(x'61ff' AS TEXT), c2 = CAST(x'fe' AS TEXT) WHERE c0 IN (20, 21); "
+        "UPDATE entities_fts_content SET c0 = CAST(x'ff' AS TEXT), c3 = CAST(x'00ff' AS TEXT) WHERE c0 = 22; "
+        "UPDATE entities_fts_content SET c0 = 'a' || char(0) WHERE c0 = 23; "
+        "UPDATE entities_fts_content SET c0 = 9e999 WHERE c0 = 24; "
+        "CREATE TABLE odd_keys (a REAL, b TEXT, PRIMARY KEY (a, b)) WITHOUT ROWID; "
+        "INSERT INTO odd_keys VALUES (9e999, 'b' || char(0)), (-9e999, CAST(x'ff00' AS TEXT)), (1.5, 'c')",
+    )
+    dsn = make_target()
+    assert not census(source, target_dsn=dsn, policy="strict").acceptable()
+    result = copy(source, dsn, EVERYTHING)
+    balanced(result, dsn)
+    assert result.tables["entities_fts"].quarantined == 5
+    assert rows(dsn, "SELECT a, b FROM odd_keys") == [(1.5, "c")]
+    kept = rows(dsn, "SELECT source_key FROM data_copy.quarantine WHERE source_table = 'odd_keys' ORDER BY 1")
+    assert [row[0] for row in kept] == [{"a": "-inf", "b": "ff00"}, {"a": "inf", "b": "b\u2400"}]
+    found = verify(source, dsn)
+    assert found.equal, found.differences[:5]
+
+
+def test_names_that_are_not_utf8(source: Path, make_target: Callable[[], str]) -> None:
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE odd (a)")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = CAST('CREATE TABLE odd (a' || x'ff' || ')' AS TEXT) WHERE name = 'odd'"
+        )
+    with pytest.raises(EngineError, match="definition that is not UTF-8"):
+        copy(source, make_target())
+
+
 def test_too_long_for_full_text(source: Path, make_target: Callable[[], str]) -> None:
     """A tsvector holds at most 1 MB: such an entry goes into quarantine alone, the others of its chunk go over."""
     with closing(sqlite3.connect(source)) as connection:
@@ -373,11 +409,11 @@ ENGINE = str(Path(sqlite_to_postgresql.__file__).parent.parent)
 
 
 @pytest.fixture
-def started(source: Path, make_target: Callable[[], str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(filled: Path, make_target: Callable[[], str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A copy in a process group of its own, which a test may kill."""
     dsn = make_target()
     process = subprocess.Popen(
-        [sys.executable, "-m", "sqlite_to_postgresql", "copy", "--source", str(source), "--target", dsn],
+        [sys.executable, "-m", "sqlite_to_postgresql", "copy", "--source", str(filled), "--target", dsn],
         env={**os.environ, "PYTHONPATH": ENGINE},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -392,7 +428,7 @@ def started(source: Path, make_target: Callable[[], str]) -> Iterator[tuple[str,
 
 @pytest.mark.parametrize("moment", ["load:", "index:", "full text:", "show:"])
 def test_killed_and_resumed(
-    moment: str, started: tuple[str, subprocess.Popen[str]], source: Path, template: Catalog
+    moment: str, started: tuple[str, subprocess.Popen[str]], filled: Path, template: Catalog
 ) -> None:
     """Killed in any phase, readers see the empty tables; the next run goes on and ends equal."""
     dsn, process = started
@@ -407,7 +443,7 @@ def test_killed_and_resumed(
     deadline = time.monotonic() + 30
     while rows(dsn, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'data_copy'") != [(0,)]:
         assert time.monotonic() < deadline, "the server still works for the killed copy"
-    result = copy(source, dsn)
+    result = copy(filled, dsn)
     assert [(result.run_id,)] == runs
     balanced(result, dsn)
-    assert verify(source, dsn, expected_catalog=template).equal
+    assert verify(filled, dsn, expected_catalog=template).equal

@@ -112,7 +112,7 @@ def test_every_mutant_of_rows_and_cells_is_caught(
     kinds = Counter(mutant.kind for mutant in made)
     tables = sorted({mutant.table for mutant in made})
     note(
-        request.config,
+        request.node,
         f"mutants of rows and cells (seed {SEED}): {len(made) - len(missed)} of {len(made)} caught,"
         f" {len(kinds)} kinds, {len(tables)} tables",
     )
@@ -137,5 +137,5 @@ def test_every_mutant_of_the_catalog_is_caught(
     for group in (lost, changed, *alone):
         result = damaged(server, filled, template, tokenizer, group)
         missed += [m.told() for m in group if not any(names(d, m) for d in result.differences)]
-    note(request.config, f"mutants of the catalog: {len(made) - len(missed)} of {len(made)} caught")
+    note(request.node, f"mutants of the catalog: {len(made) - len(missed)} of {len(made)} caught")
     assert missed == []

@@ -18,6 +18,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from math import log
 from typing import Any
 
@@ -84,6 +85,26 @@ def read_dictionary(lines: Iterable[bytes]) -> tuple[dict[str, int], int]:
     return frequencies, total
 
 
+@cache
+def _jieba() -> tuple[Any, Any, Any]:
+    """jieba's tokenizer with its dictionary, once for all tokenizers of a process; how it splits text into
+    blocks; how it cuts what is not in the dictionary.
+    """
+    import jieba  # type: ignore[import-untyped,unused-ignore]
+    from jieba import finalseg
+
+    if jieba.__version__ != JIEBA_VERSION:
+        raise ImportError(
+            f"found jieba {jieba.__version__}, expected {JIEBA_VERSION}, whose dictionary decides the "
+            f"full text. Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
+        )
+    plain = jieba.Tokenizer()
+    with plain.get_dict_file() as lines:
+        plain.FREQ, plain.total = read_dictionary(lines)
+    plain.initialized = True
+    return plain, jieba.re_han_default.split, finalseg.cut
+
+
 class Tokenizer:
     """`prepare_fts_data` of Pensieve for plain values.
 
@@ -116,23 +137,9 @@ class Tokenizer:
         """
         if self._frequencies:
             return self
-        import jieba  # type: ignore[import-untyped,unused-ignore]
-        from jieba import finalseg
-
-        if jieba.__version__ != JIEBA_VERSION:
-            raise ImportError(
-                f"found jieba {jieba.__version__}, expected {JIEBA_VERSION}, whose dictionary decides the "
-                f"full text. Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
-            )
-        plain = jieba.Tokenizer()
-        with plain.get_dict_file() as lines:
-            plain.FREQ, plain.total = read_dictionary(lines)
-        plain.initialized = True
-        self.plain = plain
-        self._log_total = log(plain.total)
-        self._split_blocks = jieba.re_han_default.split
-        self._segment_unknown = finalseg.cut
-        self._frequencies = plain.FREQ
+        self.plain, self._split_blocks, self._segment_unknown = _jieba()
+        self._log_total = log(self.plain.total)
+        self._frequencies = self.plain.FREQ
         return self
 
     def prepare(self, filepath: str, tags: Sequence[str], metadata: Sequence[tuple[str, str]]) -> tuple[str, str, str]:
