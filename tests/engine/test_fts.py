@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,11 @@ def test_indexes_what_pensieve_fails_on(
 
 
 @pytest.mark.pensieve
-def test_equals_pensieve_on_every_entity(pensieve: Pensieve, source: Path, tokenizer: Tokenizer) -> None:
+def test_equals_pensieve_on_every_entity(
+    pensieve: Pensieve, filled: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     """With several tags per entity, one of them twice, and two tags of the same name."""
+    source = Path(shutil.copy(filled, tmp_path / "database.db"))
     connection = sqlite3.connect(source)
     now = "2025-07-01 00:00:00"
     connection.execute(

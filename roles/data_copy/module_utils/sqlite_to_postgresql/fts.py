@@ -86,23 +86,13 @@ def read_dictionary(lines: Iterable[bytes]) -> tuple[dict[str, int], int]:
 
 
 @cache
-def _jieba() -> tuple[Any, Any, Any]:
-    """jieba's tokenizer with its dictionary, once for all tokenizers of a process; how it splits text into
-    blocks; how it cuts what is not in the dictionary.
-    """
-    import jieba  # type: ignore[import-untyped,unused-ignore]
-    from jieba import finalseg
-
-    if jieba.__version__ != JIEBA_VERSION:
-        raise ImportError(
-            f"found jieba {jieba.__version__}, expected {JIEBA_VERSION}, whose dictionary decides the "
-            f"full text. Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
-        )
+def _with_dictionary(jieba: Any) -> Any:
+    """jieba's own tokenizer with its dictionary, once for all tokenizers of a process."""
     plain = jieba.Tokenizer()
     with plain.get_dict_file() as lines:
         plain.FREQ, plain.total = read_dictionary(lines)
     plain.initialized = True
-    return plain, jieba.re_han_default.split, finalseg.cut
+    return plain
 
 
 class Tokenizer:
@@ -137,8 +127,18 @@ class Tokenizer:
         """
         if self._frequencies:
             return self
-        self.plain, self._split_blocks, self._segment_unknown = _jieba()
+        import jieba  # type: ignore[import-untyped,unused-ignore]
+        from jieba import finalseg
+
+        if jieba.__version__ != JIEBA_VERSION:
+            raise ImportError(
+                f"found jieba {jieba.__version__}, expected {JIEBA_VERSION}, whose dictionary decides the "
+                f"full text. Nothing was changed. Next: pip install jieba=={JIEBA_VERSION}"
+            )
+        self.plain = _with_dictionary(jieba)
         self._log_total = log(self.plain.total)
+        self._split_blocks = jieba.re_han_default.split
+        self._segment_unknown = finalseg.cut
         self._frequencies = self.plain.FREQ
         return self
 
