@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,12 +195,12 @@ def row_record(
 
 
 def plain(value: Any) -> Any:
-    """Give a value of a key as jsonb can hold it: no bytes, no infinity, no NUL."""
+    """Give a value of a key as jsonb gives it back: bytes in hex, a real as text, no NUL."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float):
         return repr(value)
     if isinstance(value, str):
         return value.replace("\0", "\u2400")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -302,13 +301,13 @@ def _read_key(text: str, key: Sequence[str], key_is_rowid: bool) -> Key:
 
 
 def named(value: Any) -> Any:
-    """A value of a key as a quarantine entry names it: bytes, and text that is not UTF-8, in hex; NUL as U+2400;
-    infinity by its name.
+    """A value of a key as a quarantine entry names it: bytes, and text that is not UTF-8, in hex; a real as
+    text; NUL as U+2400.
     """
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float):
+        return repr(value)
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
