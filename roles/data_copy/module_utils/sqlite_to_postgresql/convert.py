@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -118,18 +119,18 @@ def storage_class(value: object) -> str:
     return "text" if isinstance(value, (str, InvalidText)) else "blob"
 
 
-class Codec:
+class Codec(ABC):
     """One target type. ``name`` is as PostgreSQL's format_type() writes it."""
 
     name: str
 
+    @abstractmethod
     def cell(self, value: Any) -> Any:
         """Give the value as this type holds it, or a Problem. ``value`` is not NULL."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, value: Any) -> bytes:
         """Give the payload of a field for a value that ``cell`` has given."""
-        raise NotImplementedError
 
     def bulk(self, values: Sequence[Any]) -> Encoded | None:
         """Encode a whole column without NULLs, or give None when any value has a Problem."""
