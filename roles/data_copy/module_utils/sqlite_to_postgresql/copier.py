@@ -35,7 +35,7 @@ from .rows import excerpt
 from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query
 
-_ENGINE = "1"  # part of the plan's digest: a ledger of another engine is not gone on with
+_ENGINE = "2"  # part of the plan's digest: a ledger of another engine is not gone on with
 _MEMO_LEAST = 20_000  # entries that each worker's tokenizer remembers
 _LOCK = 7_020_315_003  # advisory lock: one copy at a time
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import tempfile
 import time
@@ -23,7 +22,7 @@ from .pool import Context
 from .reading import Reading, read
 from .rows import row_record
 from .source import quoted
-from .target import WORKER, Connection, TargetTable, codec, connect, query, reference, run
+from .target import WORKER, Connection, TargetTable, codec, compress_quickly, connect, query, reference, run
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -79,6 +78,7 @@ def target_of(context: Context, dsn: str) -> Connection:
     connection = context.state.get("target")
     if connection is None:
         connection = context.state["target"] = connect(dsn, WORKER, **LOADING)
+        compress_quickly(connection)
     return connection
 
 
@@ -108,7 +108,7 @@ def _load(
     spool: ledger.QuarantineSpool,
 ) -> Outcome:
     started = time.monotonic()
-    count, digest = TableCount(), hashlib.blake2b(digest_size=16)
+    count = TableCount()
 
     def blocks() -> Iterator[bytes]:
         yield _HEADER
@@ -117,7 +117,6 @@ def _load(
             count.quarantined += _whole(table.name, converted.records)
             count.target += converted.rows
             count.bytes += len(converted.data)
-            digest.update(converted.data)
             context.report(table.name, converted.rows, len(converted.data))
             if converted.data:
                 yield converted.data
@@ -133,7 +132,7 @@ def _load(
         count.source = reading.source_rows
         count.seconds = time.monotonic() - started
         if not reading.log.failing():
-            ledger.enter(connection, run_id, Entry(table.name, 0, count, digest.hexdigest()))
+            ledger.enter(connection, run_id, Entry(table.name, 0, count))
         connection.commit()
     except BaseException:
         connection.rollback()
@@ -180,7 +179,6 @@ def full_text(
     rows = tokenized(connection, context.shared, schema, ids)
     columns = [table.target.columns[name] for name in table.columns]
     data = _encoded(table.target, columns, rows)
-    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     records: list[QuarantineRecord] = []
     connection.autocommit = False
     try:
@@ -192,7 +190,7 @@ def full_text(
         ledger.quarantine(connection, run_id, records)
         count = TableCount(len(ids), len(rows), len(records), time.monotonic() - started, len(data))
         if not log.failing():
-            ledger.enter(connection, run_id, Entry(table.name, chunk, count, digest))
+            ledger.enter(connection, run_id, Entry(table.name, chunk, count))
         connection.commit()
     except BaseException:
         connection.rollback()
