@@ -170,6 +170,16 @@ def finish(connection: Connection, run_id: str, result: dict[str, Any]) -> None:
     )
 
 
+def bring_up(connection: Connection, run_id: str, source: str, fingerprint: str, result: dict[str, Any]) -> None:
+    """Note that a complete run shows its source as it is now, in the transaction that brings it there."""
+    run(
+        connection,
+        f"UPDATE {BOOKKEEPING}.run SET source = %s, fingerprint = %s, finished_at = now(), result = %s,"
+        " boundary = (pg_current_xact_id()::text::bigint + 1)::text WHERE run_id = %s",
+        (source, fingerprint, json.dumps(result), run_id),
+    )
+
+
 def _copy_text(value: str | None) -> str:
     if value is None:
         return "\\N"
