@@ -192,7 +192,7 @@ class Writer:
     def renumber(self) -> None:
         """A row gets another key, in place."""
         for entry in self.some("metadata_entries", 2):
-            self.run("UPDATE metadata_entries SET id = id + 100000 WHERE id = ?", entry)
+            self.run("UPDATE OR IGNORE metadata_entries SET id = id + 100000 WHERE id = ?", entry)
         for entry in self.some("metadata_entries", 2):
             entity = self.random.choice([*self.some("entities"), 987_654])
             self.run("UPDATE metadata_entries SET entity_id = ? WHERE id = ?", entity, entry)
