@@ -231,9 +231,9 @@ class Writer:
 
 
 STEPS = [
-    "insert", "insert", "delete", "come_back", "update", "update_metadata", "update_in_place", "tag", "unlink", "renumber",
-    "many", "reindex", "vector_in_place",
-]  # fmt: skip
+    *("insert", "insert", "delete", "come_back", "update", "update_metadata", "update_in_place", "tag", "unlink"),
+    *("renumber", "many", "reindex", "vector_in_place"),
+]
 OUTSIDE = {
     "restart": "PRAGMA wal_checkpoint(RESTART)",
     "checkpoint": "PRAGMA wal_checkpoint(PASSIVE)",

@@ -1,19 +1,23 @@
 """Migrate a real Pensieve while a writer works on it all the time, prove that nothing is lost or stale, go back, again.
 
-    PENSIEVE_VENV=… PYTHONPATH=roles/data_copy/module_utils:tests:support python -m online --seeds 20 --folder /disk/with/room
+    PENSIEVE_VENV=… PYTHONPATH=roles/data_copy/module_utils:roles/pensieve/module_utils:tests:support \\
+        python -m online --seeds 20 --folder /disk/with/room
 
 For each seed: `migrate.yml` runs while the writer adds, changes and deletes entities through the REST API. Then every
-entity that it touched must be on PostgreSQL as the last answer said, and the whole of the SQLite file, which nobody writes to
-any more, is compared with PostgreSQL: rows may differ only of entities that were touched after the switch. Prints a line of
-JSON for each seed and one in the end; exit code 1 if a row was lost or stale.
+entity that it touched must be on PostgreSQL as the last answer said, and the whole of the SQLite file, which nobody
+writes to any more, is compared with PostgreSQL: rows may differ only of entities that were touched after the switch.
+Prints a line of JSON for each seed and one in the end; exit code 1 if a row was lost or stale.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -21,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pensieve_process import find
 from sample_installation.installation import Installation, Settings
 from sqlite_to_postgresql.verify import Difference, verify
 
@@ -128,9 +133,6 @@ def once(run: Run, seed: int, pause: float) -> dict[str, Any]:
 
 def _children(run: Run) -> dict[str, dict[int, int]]:
     """Entity of each row of the tables that belong to entities, in the SQLite file."""
-    import contextlib
-    import sqlite3
-
     path = run.installation.settings.home / ".memos/database.db"
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return {
@@ -143,7 +145,11 @@ def bare(run: Run) -> float:
     """Seconds that nobody answers when Pensieve is only stopped and started."""
     prober = Prober(Api(run.installation.endpoint))
     prober.start()
-    run.installation.stop()
+    served = [process.pid for process in find(run.installation.settings.home) if process.service == "serve"]
+    for pid in served:
+        os.kill(pid, signal.SIGTERM)
+    while any(process.pid in served for process in find(run.installation.settings.home)):
+        time.sleep(0.02)
     run.installation.start()
     while prober.back is None:
         time.sleep(0.02)

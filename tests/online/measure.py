@@ -3,8 +3,8 @@
     PENSIEVE_VENV=… TEST_POSTGRES_IMAGE=… PYTHONPATH=roles/data_copy/module_utils:tests:support \\
         python -m online.measure --source screenshots-50000.db --changes 200 --folder /disk/with/room
 
-Copies the database first, and removes the copy and its server at the end. ``--changes`` are steps of ``engine/change.py``,
-each a transaction of some rows, made by Pensieve's interpreter in another process. Prints JSON: seconds, bytes, rows.
+Copies the database first, and removes the copy and its server at the end. ``--changes`` are steps of
+``engine/change.py``, each a transaction of some rows, by Pensieve's interpreter in another process. Prints JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A writer that never rests: it adds, changes and deletes entities through Pensieve's REST API, and remembers what it was told.
+"""A writer that never rests: adds, changes and deletes entities through Pensieve's REST API, and remembers the answers.
 
 A prober beside it asks for the libraries all the time, and knows from when to when nobody answered.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 #: Words of the texts; each is in no path, so that it is found in metadata alone.
 WORDS = ["quokka", "invoice", "会议", "sprint", "购物", "garden", "review", "报告", "sanctuary", "budget"]
+OLD = 120  # ids that are tried
 SECONDS = 60  # that an answer may take
 
 
@@ -65,13 +66,13 @@ class Prober(threading.Thread):
 
     def __init__(self, api: Api) -> None:
         super().__init__(daemon=True)
-        self._api, self._stop = api, threading.Event()
+        self._api, self._ended = api, threading.Event()
         self.refused: float | None = None
         self.back: float | None = None
         self.asked = 0
 
     def run(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._ended.wait(0.05):
             began = time.time()
             try:
                 good = self._api.ask("GET", "/libraries", timeout=10)[0] == 200
@@ -84,7 +85,7 @@ class Prober(threading.Thread):
                 self.back = time.time()
 
     def end(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 
@@ -93,7 +94,7 @@ class Writer(threading.Thread):
 
     def __init__(self, api: Api, seed: int, pause: float) -> None:
         super().__init__(daemon=True)
-        self._api, self._stop, self._pause = api, threading.Event(), pause
+        self._api, self._ended, self._pause = api, threading.Event(), pause
         self._random = random.Random(seed)
         self._seed = seed
         self.known: dict[int, Known] = {}
@@ -103,24 +104,27 @@ class Writer(threading.Thread):
         self._number = 0
         libraries = api.ask("GET", "/libraries")[1]
         self._library = next(found for found in libraries if found["name"] == "screenshots")
-        folder = self._library["folders"][0]
-        path = f"/libraries/{self._library['id']}/folders/{folder['id']}/entities?limit=200&order_by=id:asc"
-        #: Entities that were there before: they are changed and deleted as well.
-        self._old = {found["id"]: found for found in api.ask("GET", path)[1]}
+        #: Entities that were there before: they are changed and deleted as well. Some cannot be read by Pensieve itself,
+        #: since they hold labels of AutoTaskTracker.
+        self._old: dict[int, Any] = {}
+        for key in range(1, OLD + 1):
+            status, found = api.ask("GET", f"/entities/{key}")
+            if status == 200:
+                self._old[key] = found
 
     def run(self) -> None:
         kinds = [self._add, self._add, self._add, self._update, self._patch, self._tag, self._delete, self._index]
-        while not self._stop.wait(self._pause):
+        while not self._ended.wait(self._pause):
             kind = self._random.choice(kinds)
             try:
                 if kind():
                     self.done[kind.__name__[1:]] = self.done.get(kind.__name__[1:], 0) + 1
             except Refused:
                 self.refusals += 1
-                self._stop.wait(0.2)
+                self._ended.wait(0.2)
 
     def end(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
     def _text(self) -> str:
@@ -216,9 +220,7 @@ class Writer(threading.Thread):
         return True
 
     def _delete(self) -> bool:
-        """Only without tags: with a shared tag, Pensieve's own deletion fails on PostgreSQL, and deletes the tag of others
-        on SQLite.
-        """
+        """Only without tags: with a shared tag, Pensieve's own deletion fails on PostgreSQL."""
         key = self._choose(tagged=False)
         if key is None:
             return False

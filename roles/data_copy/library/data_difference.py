@@ -7,12 +7,15 @@ DOCUMENTATION = r"""
 module: data_difference
 short_description: Copy what has changed in a Pensieve database since its snapshot, and prove it
 description:
-  - The target shows the snapshot of M(data_snapshot), copied by M(data_copy). This module copies what was inserted, updated
-    and deleted since, in every table, vectors and full text included, in one transaction.
-  - What changed is found by the pages that were written, as the snapshot's process keeps them in the write-ahead log; the time
-    grows with the number of changes, not with the database. When the snapshot is not held any more, all pages are compared.
-  - What cannot be copied so, such as changed table definitions, makes a whole copy instead. RV(way) and RV(reason) say it.
-  - Then every row that was looked at is compared by code of its own, as M(data_verify) does; after a whole copy, every row.
+  - The target shows the snapshot of M(data_snapshot), copied by M(data_copy). This module copies what was inserted,
+    updated and deleted since, in every table, vectors and full text included, in one transaction.
+  - What changed is found by the pages that were written, as the snapshot's process keeps them in the write-ahead log.
+    The time grows with the number of changes, not with the database. When the snapshot is not held any more, all pages
+    are compared.
+  - What cannot be copied so, such as changed table definitions, makes a whole copy instead. RV(way) and RV(reason) say
+    which it was.
+  - Then every row that was looked at is compared by code of its own, as M(data_verify) does; after a whole copy, every
+    row.
 options:
   source:
     description: The SQLite database, which nobody writes to now. It is opened read-only.
@@ -83,7 +86,7 @@ rows:
   type: int
   returned: success
 tables:
-  description: By table, how many rows changed in the source, were upserted and deleted, and by how many its counts grew.
+  description: By table, how many rows changed in the source, were upserted and deleted, and how its counts grew.
   type: dict
   returned: success
   sample: {entities: {changed: 12, upserted: 9, deleted: 3, source: 4, target: 4, quarantined: 0}}
@@ -181,10 +184,10 @@ def main() -> None:
     if not verified.equal:
         first = verified.differences[0]
         module.fail_json(
-            msg=f"Found: {verified.difference_count} differences after the difference was copied; the first: {first.table} "
-            f"{first.key} {first.column or ''}: {first.what}; source {first.source}, target {first.target}\n"
+            msg=f"Found: {verified.difference_count} differences after the difference was copied; the first: "
+            f"{first.table} {first.key} {first.column or ''}: {first.what}; source {first.source}, target {first.target}\n"
             "Expected: the same value in every cell of both databases\nUntouched: the SQLite database\n"
-            "Next: run again with -e migrate_online=false, which copies everything while Pensieve is stopped; report this",
+            "Next: report this; run again with -e migrate_online=false, which copies all while Pensieve is stopped",
             **result,
         )
     module.exit_json(**result)

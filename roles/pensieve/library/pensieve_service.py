@@ -34,7 +34,7 @@ options:
     description: SQLite file that nothing may have open after a stop.
     type: path
   reader:
-    description: JSON file that names C(pid) and C(started) of a process that only reads O(database), and may go on doing so.
+    description: JSON file that names C(pid) and C(started) of a process that only reads O(database), and may go on so.
     type: path
   services:
     description: Services to start. All running ones are stopped in any case.

@@ -89,7 +89,7 @@ def changed_pages(before: Path, after: Path) -> Ints:
 
 
 class PageMap:
-    """The map of one file. ``kind``, ``table``, ``low`` and ``high`` have an entry for each page, and an unused one for 0."""
+    """The map of one file. ``kind``, ``table``, ``low`` and ``high`` have an entry for each page; that of 0 is unused."""
 
     def __init__(self, path: Path, tables: Mapping[str, int], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self._path, self._roots = path, dict(tables)
