@@ -104,8 +104,8 @@ class Writer(threading.Thread):
         self._number = 0
         libraries = api.ask("GET", "/libraries")[1]
         self._library = next(found for found in libraries if found["name"] == "screenshots")
-        #: Entities that were there before: they are changed and deleted as well. Some cannot be read by Pensieve itself,
-        #: since they hold labels of AutoTaskTracker.
+        #: Entities that were there before: they are changed and deleted as well. Some cannot be read by Pensieve
+        #: itself, since they hold labels of AutoTaskTracker.
         self._old: dict[int, Any] = {}
         for key in range(1, OLD + 1):
             status, found = api.ask("GET", f"/entities/{key}")

@@ -185,7 +185,7 @@ def main() -> None:
         first = verified.differences[0]
         module.fail_json(
             msg=f"Found: {verified.difference_count} differences after the difference was copied; the first: "
-            f"{first.table} {first.key} {first.column or ''}: {first.what}; source {first.source}, target {first.target}\n"
+            f"{first.table} {first.key} {first.column or ''}: {first.what}; {first.source!r}, {first.target!r}\n"
             "Expected: the same value in every cell of both databases\nUntouched: the SQLite database\n"
             "Next: report this; run again with -e migrate_online=false, which copies all while Pensieve is stopped",
             **result,

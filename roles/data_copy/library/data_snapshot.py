@@ -11,8 +11,8 @@ description:
     transaction. All that is written later then stays in the write-ahead log, where M(data_difference) finds it.
   - The source is opened read-only. What the process knows stands in O(folder).
   - A database without a write-ahead log is copied and not held, since a reader would keep everybody from writing there.
-  - The process lets go when the log has grown by O(wal_limit) or by a quarter of the free disk space, whichever is less,
-    and after O(seconds). M(data_difference) then compares whole files instead.
+  - The process lets go when the log has grown by O(wal_limit) or by a quarter of the free disk space, whichever is
+    less, and after O(seconds). M(data_difference) then compares whole files instead.
 options:
   state:
     description: V(held) begins a snapshot, or keeps the one of this source that is held already. V(told) only tells

@@ -80,16 +80,15 @@ def changed_pages(before: Path, after: Path) -> Ints:
     if ours.shape[1] != theirs.shape[1]:
         raise DamagedError(f"pages of {ours.shape[1]} and of {theirs.shape[1]} bytes")
     both = min(len(ours), len(theirs))
-    found = [
-        at + np.flatnonzero((ours[at : at + _AT_ONCE] != theirs[at : at + _AT_ONCE]).any(axis=1))
-        for at in range(0, both, _AT_ONCE)
-    ]
-    rest = np.arange(both, max(len(ours), len(theirs)))
-    return np.concatenate([*(part[part < both] for part in found), rest]).astype(np.int64) + 1
+    found = [np.arange(both, max(len(ours), len(theirs)))]
+    for at in range(0, both, _AT_ONCE):
+        part = slice(at, min(at + _AT_ONCE, both))
+        found.append(at + np.flatnonzero((ours[part] != theirs[part]).any(axis=1)))
+    return np.sort(np.concatenate(found)).astype(np.int64) + 1
 
 
 class PageMap:
-    """The map of one file. ``kind``, ``table``, ``low`` and ``high`` have an entry for each page; that of 0 is unused."""
+    """The map of one file. ``kind``, ``table``, ``low`` and ``high`` have an entry for each page number (0 is none)."""
 
     def __init__(self, path: Path, tables: Mapping[str, int], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self._path, self._roots = path, dict(tables)

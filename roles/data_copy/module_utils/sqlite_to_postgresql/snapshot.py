@@ -76,7 +76,8 @@ def hold(source: Path, database: Path, folder: Path, wal_limit: int, seconds: fl
     """Begin a snapshot and return when its copy ``database`` is there; the map of its pages is made in the background.
 
     A snapshot of this source that is held already is kept as it is. Gives whether a new one was made, and the snapshot.
-    ``wal_limit``: bytes of the log; ``seconds``: how long it is held at most.
+    ``wal_limit``: bytes of the log; ``seconds``: how long it is held at most. This process must not have the source
+    open: the holder is forked, and SQLite does not bear that.
     """
     found = read(folder)
     if found and found.held and found.source == str(source) and Path(found.database).exists():
