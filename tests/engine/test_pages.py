@@ -184,6 +184,7 @@ def test_a_leaf_that_is_freed_without_being_written_is_found(tmp_path: Path) -> 
     path = tmp_path / "database.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA secure_delete = OFF")
     connection.execute("CREATE TABLE plain (id INTEGER PRIMARY KEY, text)")
     connection.executemany("INSERT INTO plain VALUES (?, ?)", [(key, "x" * 500) for key in range(1, 400)])
     try:
