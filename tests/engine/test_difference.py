@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
 import shutil
+import signal
+import sqlite3
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlite_to_postgresql import snapshot
+from sqlite_to_postgresql import changes, snapshot
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.difference import Difference, difference
 from sqlite_to_postgresql.fts import Tokenizer
+from sqlite_to_postgresql.model import FindingsError
 from sqlite_to_postgresql.verify import verify
 
 from engine.conftest import Catalog
@@ -99,3 +106,168 @@ def test_difference_equals_a_whole_copy(
     prove(source, dsn, result, template, tokenizer)
     again = difference(source, folder, dsn, tokenizer=tokenizer)
     assert (again.way, again.changed) == ("nothing", False)
+
+
+class Prepared:
+    """A source, its snapshot, and a target that shows the snapshot."""
+
+    def __init__(self, source: Path, folder: Path, dsn: str, limit: int = LIMIT) -> None:
+        self.source, self.folder, self.dsn = source, folder, dsn
+        made, self.held = snapshot.hold(source, source.with_name("copy.db"), folder, limit, 600)
+        assert made
+        copy(source.with_name("copy.db"), dsn, jobs=1)
+
+    def wait(self, state: str) -> snapshot.Snapshot:
+        """Until the holder says that it is in a state; it looks once a second."""
+        deadline = time.monotonic() + 30
+        while True:
+            found = snapshot.read(self.folder)
+            assert found
+            if found.state == state and not (state == "released" and found.held):
+                return found
+            assert time.monotonic() < deadline, found
+            select.select([], [], [], 0.05)
+
+
+@pytest.fixture
+def prepared(small: Path, tmp_path: Path, folder: Path, make_target: Callable[[], str]) -> Prepared:
+    """One that is held."""
+    return Prepared(Path(shutil.copy(small, tmp_path / "database.db")), folder, make_target())
+
+
+def test_pages_are_compared_when_the_snapshot_was_let_go(
+    prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+) -> None:
+    change(pensieve, prepared.source, 1, 10)
+    os.kill(prepared.held.pid, signal.SIGTERM)
+    assert prepared.wait("released").reason == "it was told to"
+    change(pensieve, prepared.source, 2, 10, "restart", "checkpoint")
+    made = difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    assert (made.way, made.reason) == ("difference", "pages found by comparing all pages")
+    prove(prepared.source, prepared.dsn, made, template, tokenizer)
+
+
+def test_the_log_is_bounded(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    pensieve: Pensieve,
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    bounded = Prepared(Path(shutil.copy(small, tmp_path / "database.db")), folder, make_target(), limit=50_000)
+    assert bounded.held.held
+    change(pensieve, bounded.source, 3, 30)
+    found = bounded.wait("released")
+    assert found.reason.startswith("the write-ahead log grew beyond")
+    assert found.wal_bytes > 50_000
+    made = difference(bounded.source, folder, bounded.dsn, tokenizer=tokenizer)
+    assert made.reason == "pages found by comparing all pages"
+    prove(bounded.source, bounded.dsn, made, template, tokenizer)
+
+
+def test_without_a_log_nothing_is_held(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    pensieve: Pensieve,
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    with sqlite3.connect(source) as connection:
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    connection.close()
+    plain = Prepared(source, folder, make_target())
+    assert not plain.held.held
+    assert plain.held.reason == "journal_mode is delete: a reader would keep Pensieve from writing"
+    change(pensieve, source, 4, 12)
+    made = difference(source, folder, plain.dsn, tokenizer=tokenizer)
+    assert made.way == "difference"
+    prove(source, plain.dsn, made, template, tokenizer)
+
+
+@pytest.mark.parametrize("extra", ["define", "vacuum"])
+def test_what_is_no_difference_is_copied_wholly(
+    extra: str, prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+) -> None:
+    if extra == "define":
+        change(pensieve, prepared.source, 5, 6, *["define"] * 20)
+    else:
+        change(pensieve, prepared.source, 6, 6)
+        with sqlite3.connect(prepared.source) as connection:
+            connection.execute("CREATE TABLE one (x)")
+            connection.execute("DROP TABLE one")
+            connection.execute("VACUUM")
+        connection.close()
+    made = difference(prepared.source, prepared.folder, prepared.dsn, jobs=1, tokenizer=tokenizer)
+    if extra == "define":
+        assert (made.way, made.reason) == ("whole copy", "the definitions of the source's tables have changed")
+    else:
+        assert made.changed
+    prove(prepared.source, prepared.dsn, made, template, tokenizer)
+
+
+def test_a_connection_older_than_the_snapshot_goes_on(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    pensieve: Pensieve,
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
+    environment.pop("PYTHONPATH", None)
+    command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), "7", "25", "live", "checkpoint", "restart"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdin
+        assert writer.stdout
+        assert writer.stdout.readline() == "open\n"
+        live = Prepared(source, folder, make_target())
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "25 steps\n"
+    made = difference(source, folder, live.dsn, tokenizer=tokenizer)
+    assert made.reason == "pages found by the write-ahead log"
+    prove(source, live.dsn, made, template, tokenizer)
+
+
+def test_a_holder_is_found_again_and_a_dead_one_replaced(prepared: Prepared) -> None:
+    again, found = snapshot.hold(prepared.source, prepared.source.with_name("other.db"), prepared.folder, LIMIT, 600)
+    assert (again, found.pid, found.database) == (False, prepared.held.pid, prepared.held.database)
+    os.kill(prepared.held.pid, signal.SIGKILL)
+    while prepared.held.held:
+        select.select([], [], [], 0.02)
+    new, replaced = snapshot.hold(prepared.source, prepared.source.with_name("other.db"), prepared.folder, LIMIT, 600)
+    assert new
+    assert replaced.held
+    assert replaced.pid != prepared.held.pid
+    assert replaced.database.endswith("other.db")
+    assert snapshot.end(prepared.folder)
+    assert not snapshot.end(prepared.folder)
+    assert not Path(f"/proc/{replaced.pid}").exists()
+
+
+def test_a_finding_stops_the_difference_and_the_target_stays(prepared: Prepared, tokenizer: Tokenizer) -> None:
+    with sqlite3.connect(prepared.source) as connection:
+        connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = 3")
+        connection.execute("UPDATE entities SET size = 5 WHERE id = 1")
+    connection.close()
+    with pytest.raises(FindingsError, match="unknown_enum_label in metadata_entries.data_type"):
+        difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    assert verify(prepared.source.with_name("copy.db"), prepared.dsn, tokenizer=tokenizer).equal
+
+
+def test_a_broken_difference_is_caught(
+    prepared: Prepared, pensieve: Pensieve, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof does not take the difference's word: rows that it forgets differ."""
+    change(pensieve, prepared.source, 8, 20)
+    monkeypatch.setattr(changes.Changes, "vectors", lambda _, __: set())
+    difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    result = verify(prepared.source, prepared.dsn, tokenizer=tokenizer)
+    assert {found.table for found in result.differences} >= {"entities_vec_v2"}
