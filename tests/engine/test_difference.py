@@ -249,7 +249,7 @@ def test_a_holder_is_found_again_and_a_dead_one_replaced(prepared: Prepared) -> 
     assert replaced.database.endswith("other.db")
     assert snapshot.end(prepared.folder)
     assert not snapshot.end(prepared.folder)
-    assert not Path(f"/proc/{replaced.pid}").exists()
+    assert not replaced.held, "the process is gone"
 
 
 def test_a_finding_stops_the_difference_and_the_target_stays(prepared: Prepared, tokenizer: Tokenizer) -> None:

@@ -57,7 +57,7 @@ class Run:
                 command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, stdout=log, stderr=log, check=False
             )
         if done.returncode:
-            raise SystemExit(f"{book} ended with {done.returncode}:\n{self.log.read_text()[-3000:]}")
+            raise SystemExit(f"{book} ended with {done.returncode}:\n{self.log.read_text()[-8000:]}")
 
     def remove(self) -> None:
         """Remove the container and its volume."""
