@@ -5,13 +5,17 @@ A prober beside it asks for the libraries all the time, and knows from when to w
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import random
+import signal
 import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 #: Words of the texts; each is in no path, so that it is found in metadata alone.
@@ -257,3 +261,37 @@ def wrong(api: Api, known: dict[int, Known]) -> list[str]:
         if {tag["name"] for tag in entity["tags"]} != state.tags:
             found.append(f"entity {key} has other tags than {sorted(state.tags)}")
     return found
+
+
+def main() -> None:
+    """Write until SIGTERM comes; then write down what must be true, and from when to when nobody answered."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--endpoint", required=True, help="like http://127.0.0.1:8839")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two requests; 0.1")
+    parser.add_argument("--result", type=Path, required=True, help="JSON file that appears in the end")
+    arguments = parser.parse_args()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    api = Api(arguments.endpoint)
+    writer, prober = Writer(api, arguments.seed, arguments.pause), Prober(api)
+    arguments.result.with_suffix(".pid").write_text(str(os.getpid()))
+    writer.start()
+    prober.start()
+    signal.sigwait({signal.SIGTERM})
+    writer.end()
+    prober.end()
+    told = {
+        "refused": prober.refused,
+        "back": prober.back,
+        "requests": writer.done,
+        "errors": writer.errors,
+        "entities": len(writer.known),
+        "wrong": wrong(api, writer.known),
+    }
+    part = arguments.result.with_suffix(".part")
+    part.write_text(json.dumps(told))
+    part.replace(arguments.result)
+
+
+if __name__ == "__main__":
+    main()
