@@ -111,6 +111,8 @@ def pick_words(database: str, count: int) -> tuple[list[str], int]:
             indexed[int(entity)] = latin(metadata)
             vocabulary |= indexed[int(entity)]
             whole.update({word.lower() for word in WORD.findall(metadata or "")})
+            every = Counter(word.lower() for word in LATIN.findall(metadata or ""))
+            unusable |= (every - Counter(word.lower() for word in WORD.findall(metadata or ""))).keys()
         since = min(indexed, default=0)
         current: dict[int, set[str]] = {}
         for entity, key, value in connection.execute(
