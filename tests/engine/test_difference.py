@@ -271,3 +271,39 @@ def test_a_broken_difference_is_caught(
     difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
     result = verify(prepared.source, prepared.dsn, tokenizer=tokenizer)
     assert {found.table for found in result.differences} >= {"entities_vec_v2"}
+
+
+def test_a_table_of_others_and_its_ids(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    """AUTOINCREMENT gives no id twice, not even one whose row came and went within the difference."""
+    source = Path(shutil.copy(small, tmp_path / "database.db"))
+
+    def run(*statements: str) -> None:
+        with sqlite3.connect(source) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+
+    run(
+        "CREATE TABLE work_sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT)",
+        "INSERT INTO work_sessions (name) VALUES ('one'), ('two')",
+    )
+    other = Prepared(source, folder, make_target())
+    run(
+        "INSERT INTO work_sessions (id, name) VALUES (70, 'three')",
+        "DELETE FROM work_sessions WHERE id = 70",
+        "UPDATE entities SET size = 1 WHERE id = 1",
+    )
+    made = difference(source, folder, other.dsn, tokenizer=tokenizer)
+    assert (made.way, made.rows) == ("difference", 2)  # the entity, and its full text
+    prove(source, other.dsn, made, template, tokenizer)
+    with psycopg2.connect(other.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO work_sessions (name) VALUES ('four') RETURNING id")
+        assert cursor.fetchone() == (71,)
+    connection.close()

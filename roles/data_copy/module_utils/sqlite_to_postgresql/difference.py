@@ -665,9 +665,11 @@ class _Evaluation:
         work.change.quarantined = whole - int(released)
 
     def _set_sequences(self) -> None:
-        for name in self.work:
-            table = self._plan.tables[name]
+        """Of tables that were touched, and where AUTOINCREMENT may have given ids to rows that are gone again."""
+        for name, table in self._plan.tables.items():
             if table.table is None or table.table.rowid_alias is None:
+                continue
+            if name not in self.work and not (table.table.autoincrement and self._changes.touched("sqlite_sequence")):
                 continue
             found = self._now.rows(f"SELECT max(_rowid_) FROM {quoted(name)}")[0][0] or 0
             highest = max(int(found), self._now.sequence(name))
