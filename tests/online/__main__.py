@@ -180,6 +180,7 @@ def main() -> int:
     results = []
     try:
         stop_and_start = [round(bare(run), 2) for _ in range(3)]
+        print(json.dumps({"bare stop and start": stop_and_start}), flush=True)
         for seed in range(arguments.first, arguments.first + arguments.seeds):
             results.append(once(run, seed, arguments.pause))
             print(json.dumps(results[-1], ensure_ascii=False), flush=True)

@@ -55,7 +55,7 @@ class Api:
 class Known:
     """What must be true of an entity: its size, values of its metadata, names of its tags; None: it is deleted.
 
-    ``sure`` is False while a request about it got no answer, which may have been done or not.
+    ``sure`` is False while a request about it got no answer, or an error of the server: it may have been done or not.
     """
 
     size: int | None
@@ -113,7 +113,7 @@ class Writer(threading.Thread):
         self._old: dict[int, Any] = {}
         for key in range(1, OLD + 1):
             status, found = api.ask("GET", f"/entities/{key}")
-            if status == 200:
+            if status == 200 and found["library_id"] == self._library["id"]:
                 self._old[key] = found
 
     def run(self) -> None:
@@ -158,8 +158,8 @@ class Writer(threading.Thread):
         }
         began = time.time()
         path = f"/libraries/{self._library['id']}/entities?update_index={'true' if self._number % 2 else 'false'}"
-        made = self._told("POST", path, body)
-        if made is None:
+        status, made = self._ask("POST", path, body)
+        if not 200 <= status < 300:
             return False
         metadata = {entry["key"]: entry["value"] for entry in entries}
         self.known[int(made["id"])] = Known(self._number, metadata, set(tags), touched=began)
@@ -181,16 +181,15 @@ class Writer(threading.Thread):
         """Ask for a change; what is known of the entity is unsure unless there is an answer."""
         known = self.known[key]
         known.touched, known.sure = time.time(), False
-        answer = self._told(method, path, body)
-        known.sure = answer is not None
-        return known.sure
+        status, _ = self._ask(method, path, body)
+        known.sure = status < 500
+        return 200 <= status < 300
 
-    def _told(self, method: str, path: str, body: Any) -> Any:
+    def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         status, content = self._api.ask(method, path, body)
-        if 200 <= status < 300:
-            return content if content is not None else {}
-        self.errors.append(f"{method} {path}: {status} {str(content)[:200]}")
-        return None
+        if not 200 <= status < 300:
+            self.errors.append(f"{method} {path}: {status} {str(content)[:200]}")
+        return status, content
 
     def _update(self) -> bool:
         key = self._choose()
