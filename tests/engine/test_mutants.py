@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -13,7 +14,7 @@ from sqlite_to_postgresql import verify as whole
 from sqlite_to_postgresql import verify_sides
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.fts import Tokenizer
-from sqlite_to_postgresql.verify import Difference, VerifyResult, verify
+from sqlite_to_postgresql.verify import Difference, Only, VerifyResult, verify
 
 from engine.conftest import Catalog, note
 from engine.mutants import Mutant, Workshop, of_the_catalog
@@ -68,7 +69,12 @@ def names(difference: Difference, mutant: Mutant) -> bool:
 
 
 def damaged(
-    server: Server, source: Path, template: Catalog, tokenizer: Tokenizer, mutants: list[Mutant]
+    server: Server,
+    source: Path,
+    template: Catalog,
+    tokenizer: Tokenizer,
+    mutants: list[Mutant],
+    only: Only | None = None,
 ) -> VerifyResult:
     """Verify a copy with these mutants in it. Foreign keys and triggers do not keep them out."""
     name = f"mutants_{os.getpid()}"
@@ -80,7 +86,7 @@ def damaged(
             *(statement for mutant in mutants for statement in mutant.statements),
             database=name,
         )
-        return verify(source, dsn, expected_catalog=template, tokenizer=tokenizer, limit=5_000)
+        return verify(source, dsn, expected_catalog=template, tokenizer=tokenizer, limit=5_000, only=only)
     finally:
         server.drop_database(name)
 
@@ -136,6 +142,46 @@ def test_every_mutant_of_rows_and_cells_is_caught(
     assert missed == []
     assert len(made) >= AT_LEAST
     assert len(tables) == 12
+
+
+def keys_of(mutants: list[Mutant]) -> dict[str, set[tuple[Any, ...]]]:
+    """The rows that mutants damage, as `verify` takes them as `only`."""
+    found: dict[str, set[tuple[Any, ...]]] = {}
+    for mutant in mutants:
+        for key in (mutant.key, mutant.also):
+            found.setdefault(mutant.table, set()).add(tuple((key or {"any": None}).values()))
+    return found
+
+
+def test_mutants_are_caught_when_only_their_rows_are_compared(
+    server: Server,
+    medium: Path,
+    correct: str,
+    template: Catalog,
+    mutants: tuple[list[Mutant], list[Mutant]],
+    tokenizer: Tokenizer,
+) -> None:
+    made = mutants[0][::3]
+    missed = []
+    for group in groups(made):
+        only = keys_of(group)
+        assert verify(medium, correct, expected_catalog=template, tokenizer=tokenizer, only=only).differences == []
+        result = damaged(server, medium, template, tokenizer, group, only)
+        missed += [m.told() for m in group if not any(names(d, m) for d in result.differences)]
+    assert missed == []
+    assert len({mutant.table for mutant in made}) >= 11
+
+
+def test_rows_that_are_not_named_are_not_compared(
+    server: Server, medium: Path, template: Catalog, tokenizer: Tokenizer
+) -> None:
+    other = Mutant("another row", "entities", {"id": 2}, "size", ("UPDATE entities SET size = size + 1 WHERE id = 2",))
+    result = damaged(server, medium, template, tokenizer, [other], {"entities": {(1,)}, "entities_fts": {(3,)}})
+    assert result.differences == []
+    assert {name: verdict.source for name, verdict in result.tables.items() if verdict.source} == {
+        "entities": 1,
+        "entities_fts": 1,
+    }
 
 
 def test_every_mutant_of_the_catalog_is_caught(

@@ -16,6 +16,8 @@ keys
 * the catalog: constraints validated, indexes valid, sequences beyond the largest id, foreign keys without
   orphans, and, given the catalog of the schema step, every definition unchanged.
 
+With `only`, just the rows of these keys are compared, in time that does not grow with the tables.
+
 A difference is allowed only where `data_copy.quarantine` says so: a row quarantined as a whole is missing in
 the target, a cell is NULL (quarantine) or the defined conversion (coerce), and the original kept there equals
 the source.
@@ -29,7 +31,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,11 +65,16 @@ from .verify_words import compare_odd_entries, compare_words
 __all__ = ["Difference", "TableVerdict", "VerifyResult", "catalog", "verify"]
 
 RANGE_ROWS = 20_000  # rows of one task
+KEY_ROWS = 2_000  # rows of one task by keys
+KEY_ENTRIES = 250  # entities of one full-text task by keys
 FTS_RANGE = 1_000  # entities of one full-text task
 SAMPLE_ALL = 400  # a database of so few entries is checked by plain jieba wholly
 SAMPLE_SHARE = 0.02
 
 Report = Callable[[Progress], None]
+
+#: table → primary keys (tuples, in the order of the target's primary key) of the rows to compare
+Only = Mapping[str, Collection[tuple[Any, ...]]]
 
 
 @dataclass
@@ -137,8 +144,11 @@ def _target_tables(
 class _Plan:
     """Which tables there are on both sides, and the tasks that compare them."""
 
-    def __init__(self, source: sqlite3.Connection, target: psycopg2.extensions.connection) -> None:
+    def __init__(
+        self, source: sqlite3.Connection, target: psycopg2.extensions.connection, only: Only | None = None
+    ) -> None:
         self.source = source
+        self.only = only
         self.findings = Differences()
         self.tables: dict[str, Table] = {}
         self.tasks: list[Task] = []
@@ -148,16 +158,25 @@ class _Plan:
             if self._both(name):
                 names = [row[1] for row in source.execute(f"PRAGMA table_xinfo({quoted(name)})") if row[6] in (0, 2, 3)]
                 self._add(name, names)
-                self._tasks(name)
+                if only is None:
+                    self._tasks(name)
+                else:
+                    self._key_tasks("rows", name, KEY_ROWS)
         for name, sql in self.virtual.items():
             if not self._both(name):
                 continue
             if re.search(r"\bUSING\s+vec0\b", sql, re.IGNORECASE):
                 self._add(name, ["rowid", *(column.name for column in vec0_columns(sql))])
-                self._vector_tasks(name)
+                if only is None:
+                    self._vector_tasks(name)
+                else:
+                    self._key_tasks("vectors", name, KEY_ROWS)
             elif name == FTS_TABLE:
                 self.tables[name] = Table(name, (), ("id",), True, True, True)
-                self._full_text_tasks()
+                if only is None:
+                    self._full_text_tasks()
+                else:
+                    self._key_tasks("words", name, KEY_ENTRIES)
             else:
                 self.findings.add(name, {}, None, sql, None, "virtual table that the verifier cannot read")
         for name in sorted(set(self.target_columns) - set(self.ordinary) - set(self.virtual)):
@@ -185,6 +204,18 @@ class _Plan:
         primary = [column for column, row in info.items() if row[5]]
         alias = has_rowid and len(primary) == 1 and info[primary[0]][2].upper() == "INTEGER"
         self.tables[name] = Table(name, columns, key, merged, has_rowid, alias and key == tuple(primary))
+
+    def _key_tasks(self, job: str, name: str, size: int) -> None:
+        assert self.only is not None
+        keys = sorted(set(self.only.get(name, ())), key=repr)
+        entries: tuple[int, ...] | None = None
+        if job == "words" and f"{name}_content" in self.only:
+            entries = tuple(key[0] for key in self.only[f"{name}_content"])
+        if not self.tables[name].merged:
+            size = len(keys) or 1
+        for at in range(0, len(keys), size):
+            some = tuple(keys[at : at + size])
+            self.tasks.append(Task(job, name, None, None, len(some), some, entries))
 
     def _count(self, table: str) -> int:
         return int(self.source.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0])
@@ -261,14 +292,22 @@ def verify(
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
     limit: int = LIMIT,
+    only: Only | None = None,
 ) -> VerifyResult:
     """Compare every cell of the SQLite file `source` with the database at `target_dsn`. Changes nothing on
     either side.
 
     `jobs`: processes, by default one per core. `expected_catalog`: from `catalog`, right after the schema
     step. `seed`: decides which entries plain jieba segments. `tokenizer`: a loaded one, to use it again.
-    `limit`: differences that the result names. Raises sqlite3.Error, psycopg2.Error when a side cannot be
-    read, ImportError without the pinned jieba.
+    `limit`: differences that the result names.
+
+    `only`: compare just the rows of these keys, on both sides: a row that one side alone has is a difference there
+    too. Keys are those of vectors (rowid) and full text (entity) too. A table whose key is no integer is compared
+    wholly if it is named with any key; tables that are not named are not looked at. `entities_fts_content` may name
+    the rowids of all entries of the entities under `entities_fts`; without it, they are looked for in the whole index.
+    Foreign keys are then taken to hold where they are validated and enforced.
+
+    Raises sqlite3.Error, psycopg2.Error when a side cannot be read, ImportError without the pinned jieba.
     """
     started = time.monotonic()
     database = open_source(Path(source))
@@ -277,7 +316,7 @@ def verify(
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot(), to_regclass(%s) IS NOT NULL", (f"{BOOKKEEPING}.quarantine",))
             snapshot, quarantine = cursor.fetchone() or ("", False)
-        plan = _Plan(database, connection)
+        plan = _Plan(database, connection, only)
         entries = sum(task.rows for task in plan.tasks if task.job == "words")
         run = Run(
             source=Path(source),
@@ -300,7 +339,7 @@ def verify(
             rows += len(outcome.findings.rows)
         states = Differences(limit)
         checks = {
-            "foreign keys": check_states(connection, states),
+            "foreign keys": check_states(connection, states, orphans=only is None),
             "sequences": check_sequences(database, connection, states),
         }
         known = {name.partition(".")[0] for name in (expected_catalog or {}).get("column", {})}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from .verify_sides import (
@@ -17,7 +17,9 @@ from .verify_sides import (
     Run,
     TableVerdict,
     Task,
+    among,
     batches,
+    groups,
     named,
     stream,
 )
@@ -33,6 +35,9 @@ from .verify_values import (
     target_form,
 )
 
+#: Types of key values that are no integers, as SQLite casts them back from what is bound.
+_CASTS = {int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB", type(None): "BLOB"}
+
 
 class RowComparison:
     """Compares the rows of one task."""
@@ -45,15 +50,20 @@ class RowComparison:
         self.verdict = TableVerdict()
         self.findings = Differences(run.limit)
         self.quarantine = Quarantine(run, self.table.name, self.table.key, self.table.key_is_rowid)
-        self.quarantine.keep_range(task.low, task.high)
+        if task.keys is None:
+            self.quarantine.keep_range(task.low, task.high)
+        elif self.table.merged:
+            self.quarantine.keep_keys(task.keys)
         self.names = [column.name for column in self.table.columns]
         self.rowid = ["rowid"] if self.table.has_rowid and not self.table.key_is_rowid else []
 
     def outcome(self) -> Outcome:
         """Compare, and give what was found."""
         started = time.monotonic()
-        if self.table.merged:
-            self._merge()
+        if self.table.merged and self.task.keys is None:
+            self._merge_range()
+        elif self.table.merged:
+            self._merge_keys(self.task.keys or ())
         else:
             self._join()
         for key in self.quarantine.rows:
@@ -73,8 +83,7 @@ class RowComparison:
     def differs(self, key: Key, column: str | None, source: Any, target: Any, what: str) -> None:
         self.findings.add(self.table.name, self.table.told(key), column, source, target, what)
 
-    def _merge(self) -> None:
-        keys = self.table.key_positions()
+    def _merge_range(self) -> None:
         order = ", ".join(quoted(name) for name in self.table.key)
         bounds, values = [], []
         for sign, bound in ((">=", self.task.low), ("<", self.task.high)):
@@ -88,25 +97,47 @@ class RowComparison:
             source_where += f" AND {regular}"
             if self.task.low is None:
                 self._irregular(f"NOT ({regular})")
-        source = _Side(
-            batches(
-                self.source.execute(
-                    f"SELECT {self.source_columns()} FROM {quoted(self.table.name)}"
-                    f" WHERE {source_where} ORDER BY {order}",
-                    values,
-                )
-            ),
-            keys,
+        ours = f"SELECT {self.source_columns()} FROM {quoted(self.table.name)} WHERE {source_where}"
+        theirs = f"SELECT {self.target_columns()} FROM public.{quoted(self.table.name)} WHERE {target_where}"
+        self._merge(
+            batches(self.source.execute(f"{ours} ORDER BY {order}", values)),
+            stream(self.target, f"{theirs} ORDER BY {order}", values),
         )
-        target = _Side(
-            stream(
-                self.target,
-                f"SELECT {self.target_columns()} FROM public.{quoted(self.table.name)}"
-                f" WHERE {target_where} ORDER BY {order}",
-                values,
-            ),
-            keys,
-        )
+
+    def _merge_keys(self, keys: Collection[Key]) -> None:
+        """Compare the rows of these keys only."""
+        regular = sorted(key for key in keys if all(type(part) is int for part in key))
+        self._merge(self._source_rows(regular), self._target_rows(regular))
+        for key in set(keys) - set(regular):
+            is_it = " AND ".join(
+                f"{quoted(name)} IS CAST(? AS {_CASTS[type(part)]})" for name, part in zip(self.table.key, key)
+            )
+            query = f"SELECT {self.source_columns()} FROM {quoted(self.table.name)} WHERE {is_it}"
+            parts = [part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in key]
+            for row in self.source.execute(query, parts).fetchall():
+                self.missing(row)
+
+    def _source_rows(self, keys: Sequence[Key]) -> Iterator[list[Row]]:
+        order = ", ".join(quoted(name) for name in self.table.key)
+        for some in groups(keys):
+            where, values = among(self.table.key, some, "?")
+            query = f"SELECT {self.source_columns()} FROM {quoted(self.table.name)} WHERE {where} ORDER BY {order}"
+            if rows := self.source.execute(query, values).fetchall():
+                yield rows
+
+    def _target_rows(self, keys: Sequence[Key]) -> Iterator[list[Row]]:
+        order = ", ".join(quoted(name) for name in self.table.key)
+        for some in groups(keys):
+            where, values = among(self.table.key, some, "%s::bigint")
+            query = f"SELECT {self.target_columns()} FROM public.{quoted(self.table.name)}"
+            with self.target.cursor() as cursor:
+                cursor.execute(f"{query} WHERE {where} ORDER BY {order}", values)
+                if rows := cursor.fetchall():
+                    yield rows
+
+    def _merge(self, source_rows: Iterator[list[Row]], target_rows: Iterator[list[Row]]) -> None:
+        keys = self.table.key_positions()
+        source, target = _Side(source_rows, keys), _Side(target_rows, keys)
         while source.fill() | target.fill():
             count = min(len(source.rows), len(target.rows))
             if count and source.keys[:count] == target.keys[:count]:

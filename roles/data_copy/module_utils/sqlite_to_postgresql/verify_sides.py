@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
 from pathlib import Path
@@ -16,10 +16,11 @@ import psycopg2
 import psycopg2.extensions
 
 from .fts import Tokenizer
-from .verify_values import kept_form
+from .verify_values import kept_form, quoted
 
 LIMIT = 200  # differences that are named; all are counted
 BATCH = 2_000  # rows fetched at once from either side
+KEYS_AT_ONCE = 250  # keys of one query (SQLite of old takes 999 parameters)
 EXCERPT = 120  # characters of a value that a difference shows
 BOOKKEEPING = "data_copy"  # schema of the engine's own tables
 FTS_TABLE = "entities_fts"
@@ -174,13 +175,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Task:
-    """Part of the work: `table` in the keys [low, high) (None: no bound), done by `job`."""
+    """Part of the work: `table` in the keys [low, high) (None: no bound), or just the rows of `keys`, done by `job`.
+
+    `entries`: for full text by keys, the rowids of the source's entries of these entities; None: they are looked for.
+    """
 
     job: str
     table: str
     low: int | None
     high: int | None
     rows: int
+    keys: tuple[Key, ...] | None = None
+    entries: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -227,6 +233,20 @@ def stream(connection: psycopg2.extensions.connection, query: str, values: Seque
 def batches(cursor: sqlite3.Cursor) -> Iterator[list[Row]]:
     while rows := cursor.fetchmany(BATCH):
         yield rows
+
+
+def groups(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Keys in portions that one query takes."""
+    return (keys[at : at + KEYS_AT_ONCE] for at in range(0, len(keys), KEYS_AT_ONCE))
+
+
+def among(columns: Sequence[str], keys: Sequence[Key], mark: str) -> tuple[str, list[Any]]:
+    """A condition that a row has one of these keys, and its parameters, each written as `mark`."""
+    if len(columns) == 1:
+        return f"{quoted(columns[0])} IN ({', '.join([mark] * len(keys))})", [key[0] for key in keys]
+    names = ", ".join(map(quoted, columns))
+    group = f"({', '.join([mark] * len(columns))})"
+    return f"({names}) IN (VALUES {', '.join([group] * len(keys))})", [part for key in keys for part in key]
 
 
 @dataclass(frozen=True)
@@ -282,6 +302,14 @@ class Quarantine:
                 return low is None
             return (low is None or first >= low) and (high is None or first < high)
 
+        self._keep(inside)
+
+    def keep_keys(self, keys: Collection[Key]) -> None:
+        """Forget what belongs to other rows than these."""
+        wanted = {*keys, *(tuple(map(named, key)) for key in keys)}
+        self._keep(wanted.__contains__)
+
+    def _keep(self, inside: Callable[[Key], bool]) -> None:
         self.rows = {key: kept for key, kept in self.rows.items() if inside(key)}
         self.cells = {at: kept for at, kept in self.cells.items() if inside(at[0])}
 

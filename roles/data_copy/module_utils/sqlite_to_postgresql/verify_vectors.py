@@ -8,12 +8,12 @@ import struct
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .verify_rows import RowComparison
-from .verify_sides import FTS_TABLE, Differences, Outcome, Run, TableVerdict, Task, batches, stream
+from .verify_sides import FTS_TABLE, Differences, Key, Outcome, Run, TableVerdict, Task, among, batches, groups, stream
 from .verify_values import quoted
 
 
@@ -72,6 +72,19 @@ class Vectors:
         query = f"SELECT chunk_id, rowid, chunk_offset FROM {table} WHERE chunk_id >= ? AND chunk_id < ?"
         for chunk, rowid, offset in self.source.execute(query, (low, high)):
             listed.setdefault(chunk, []).append((rowid, offset))
+        yield from self._chunks(listed)
+
+    def rows_of(self, keys: Sequence[Key]) -> Iterator[dict[int, tuple[Any, ...] | None]]:
+        """The same for the rows of these rowids that are listed."""
+        listed: dict[int, list[tuple[int, int]]] = {}
+        for some in groups(keys):
+            where, values = among(("rowid",), some, "?")
+            query = f"SELECT chunk_id, rowid, chunk_offset FROM {self.shadow('rowids')} WHERE {where}"
+            for chunk, rowid, offset in self.source.execute(query, values):
+                listed.setdefault(chunk, []).append((rowid, offset))
+        yield from self._chunks(listed)
+
+    def _chunks(self, listed: dict[int, list[tuple[int, int]]]) -> Iterator[dict[int, tuple[Any, ...] | None]]:
         for chunk, places in sorted(listed.items()):
             yield self._chunk(chunk, places)
 
@@ -131,14 +144,15 @@ class Vectors:
 def compare_vectors(run: Run, task: Task) -> Outcome:
     """Compare the rows of some chunks; the target is asked for their ids."""
     started = time.monotonic()
-    comparison = RowComparison(run, Task(task.job, task.table, None, None, 0))
+    comparison = RowComparison(run, Task(task.job, task.table, None, None, 0, task.keys))
     table, source, target = comparison.table, comparison.source, comparison.target
     vectors = Vectors(source, table.name)
     order = [[column.name for column in vectors.columns].index(column.name) for column in table.columns[1:]]
     where = f"WHERE {quoted(table.key[0])} = ANY(%s::bigint[])"
     query = f"SELECT {comparison.target_columns()} FROM public.{quoted(table.name)} {where}"
     visited = set()
-    for rows in vectors.rows(task.low or 0, task.high or 0):
+    parts = vectors.rows(task.low or 0, task.high or 0) if task.keys is None else vectors.rows_of(task.keys)
+    for rows in parts:
         with target.cursor() as cursor:
             cursor.execute(query, (list(rows),))
             found = {row[0]: row for row in cursor}
@@ -155,6 +169,14 @@ def compare_vectors(run: Run, task: Task) -> Outcome:
             else:
                 comparison.missing(row)
         comparison.pairs(ours, theirs)
+    if task.keys is not None:
+        unlisted = [key[0] for key in task.keys if key[0] not in visited]
+        with target.cursor() as cursor:
+            cursor.execute(query, (unlisted,))
+            for row in cursor:
+                comparison.verdict.target += 1
+                comparison.differs((row[0],), None, None, row[0], "row is not in the source")
+        visited.update(unlisted)
     left = [key for key in comparison.quarantine.rows if key[0] in visited]
     left += [key for key, _column in comparison.quarantine.cells if key[0] in visited]
     for key in left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from .verify_sides import (
     Run,
     TableVerdict,
     Task,
+    among,
+    groups,
     kept_bytes,
 )
 from .verify_values import kept_form
@@ -65,6 +68,21 @@ def held(text: str) -> str:
     return text if plain else text.translate(_HELD)
 
 
+def _indexed(source: sqlite3.Connection, task: Task) -> Counter[int]:
+    """Entities of a task that the source's index holds, with how many entries each has."""
+    integer = "SELECT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer'"
+    if task.keys is None:
+        return Counter(row[0] for row in source.execute(f"{integer} AND c0 >= ? AND c0 < ?", (task.low, task.high)))
+    ids = {key[0] for key in task.keys}
+    if task.entries is None:
+        return Counter(row[0] for row in source.execute(integer) if row[0] in ids)
+    found: Counter[int] = Counter()
+    for some in groups(task.entries):
+        where, values = among(("id",), [(entry,) for entry in some], "?")
+        found.update(row[0] for row in source.execute(f"{integer} AND {where}", values) if row[0] in ids)
+    return found
+
+
 def compare_words(run: Run, task: Task) -> Outcome:
     """Compare the entries of entities in [low, high) with what their rows in the target give."""
     started = time.monotonic()
@@ -75,23 +93,23 @@ def compare_words(run: Run, task: Task) -> Outcome:
         raise RuntimeError("full text needs a tokenizer")
     sampled = random.Random(f"{run.seed} {task.low}")
     quarantine = Quarantine(run, FTS_TABLE, ("id",), True)
-    quarantine.keep_range(task.low, task.high)
-    bounds = (task.low, task.high)
+    ids = [key[0] for key in task.keys or ()]
+    if task.keys is None:
+        quarantine.keep_range(task.low, task.high)
+        within, bounds = "BETWEEN %s AND %s - 1", (task.low, task.high)
+    else:
+        quarantine.keep_keys(task.keys)
+        within, bounds = "= ANY(%s::bigint[])", (ids,)
 
     def ask(query: str) -> list[Row]:
         with target.cursor() as cursor:
-            cursor.execute(query.replace("RANGE", "BETWEEN %s AND %s - 1"), bounds)
+            cursor.execute(query.replace("RANGE", within), bounds)
             return cursor.fetchall()
 
     def differs(entity: int, column: str | None, expected: Any, found: Any, what: str) -> None:
         findings.add(FTS_TABLE, {"id": entity}, column, expected, found, what)
 
-    indexed = Counter(
-        row[0]
-        for row in source.execute(
-            "SELECT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer' AND c0 >= ? AND c0 < ?", bounds
-        )
-    )
+    indexed = _indexed(source, task)
     stored = {
         row[0]: row[1:] for row in ask("SELECT id, filepath, tags, metadata FROM public.entities_fts WHERE id RANGE")
     }
@@ -142,6 +160,9 @@ def compare_words(run: Run, task: Task) -> Outcome:
                     words,
                     "words differ from jieba's",
                 )
+    for entity in sorted((stored.keys() - indexed.keys()) if task.keys is not None else ()):
+        verdict.target += 1
+        differs(entity, None, None, entity, "row is not in the source")
     for key in quarantine.rows:
         if key[0] != "rowid" and type(key[0]) is int:
             differs(key[0], None, None, None, "row in quarantine, but not missing in the target, or not in the source")
