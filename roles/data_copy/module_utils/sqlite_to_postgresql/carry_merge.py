@@ -216,7 +216,7 @@ class Merge:
         """The same for an entry of a search table, whose key is that of its entity."""
         if self.keeps(table, key):
             return None
-        entity: int = self._ids.get(ENTITIES, {}).get(key[0], key[0])
+        entity: int = self._ids.get(ENTITIES, {}).get(int(key[0]), int(key[0]))
         if values is None:
             return (key, None) if entity == key[0] else None
         if key[0] in self._joined.get(ENTITIES, ()) and self._has_entry(self._database, table, entity):

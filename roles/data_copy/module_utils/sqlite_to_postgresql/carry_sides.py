@@ -64,7 +64,7 @@ class Target:
     def all_rows(self, table: TablePlan) -> list[Row]:
         """Give all rows of a table that has no key."""
         wanted = ", ".join(map(selected, table.columns, table.codecs))
-        sql = f"SELECT {wanted} FROM public.{quoted(table.name)}"
+        sql = f"SELECT {wanted} FROM public.{quoted(table.name)} t"
         return [tuple(map(held, table.codecs, row)) for row in query(self.connection, sql)]
 
     def touched(self, table: TablePlan) -> list[Key]:

@@ -16,8 +16,8 @@ _EPOCH_SECONDS = 946_684_800  # of 2000-01-01, since 1970
 
 
 def selected(name: str, codec: Codec) -> str:
-    """SQL for one column of the target, so that psycopg2 gives what ``held`` reads."""
-    column = quoted(name)
+    """SQL for one column of the target, whose table is ``t``, so that psycopg2 gives what ``held`` reads."""
+    column = f"t.{quoted(name)}"
     if isinstance(codec, Timestamp):
         return f"((extract(epoch FROM {column}) - {_EPOCH_SECONDS}) * 1000000)::bigint"
     if isinstance(codec, Enum):

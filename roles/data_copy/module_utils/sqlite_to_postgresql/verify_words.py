@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sqlite3
@@ -27,6 +28,7 @@ from .verify_sides import (
 from .verify_values import kept_form
 
 _COLUMNS = ("id", "filepath", "tags", "metadata")
+_MOST_JOINTS = 1 << 12  # ways to read the tags of one entry
 _ENTRY = "SELECT c0, c1, c2, c3 FROM entities_fts_content"
 
 
@@ -88,6 +90,16 @@ def _indexed(source: sqlite3.Connection, task: Task) -> Counter[int]:
     return found
 
 
+def _listed(tags: str, words: str) -> str:
+    """Tags that a comma and a blank separate, separated by blanks; the words tell which comma is one of a tag's own."""
+    parts = tags.split(", ")
+    for joints in itertools.islice(itertools.product((" ", ", "), repeat=len(parts) - 1), _MOST_JOINTS):
+        text = parts[0] + "".join(joint + part for joint, part in zip(joints, parts[1:]))
+        if _characters(held(text)) == _characters(words):
+            return text
+    return " ".join(parts)
+
+
 def _entries(source: sqlite3.Connection, task: Task) -> dict[int, tuple[str, str, str]]:
     """The source's own entries whose rowids a task names: what its index says, in the form of ``raw_entry``."""
     found: dict[int, tuple[str, str, str]] = {}
@@ -95,7 +107,7 @@ def _entries(source: sqlite3.Connection, task: Task) -> dict[int, tuple[str, str
         where, values = among(("id",), [(entry,) for entry in some], "?")
         for entity, path, tags, metadata in source.execute(f"{_ENTRY} WHERE {where} ORDER BY id", values):
             if all(isinstance(part, str) for part in (path, tags, metadata)):
-                found[entity] = (raw_entry(path, (), ())[0], tags.replace(", ", " "), metadata)
+                found[entity] = (raw_entry(path, (), ())[0], tags, metadata)
     return found
 
 
@@ -165,6 +177,8 @@ def compare_words(run: Run, task: Task) -> Outcome:
             continue
         raw = raw_entry(paths[entity], list(tags.get(entity, {}).values()), metadata.get(entity, []))
         own = entries.get(entity)
+        if own:
+            own = (own[0], _listed(own[1], found[1] or ""), own[2])
         if own and all(_characters(held(text)) == _characters(words or "") for text, words in zip(own, found)):
             raw = own
         plainly = sampled.random() < run.sample
