@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import changes
+from . import change_log
 from .carry_back import carry_back, pensieve_package
 from .census import census
 from .copier import copy
@@ -84,8 +84,8 @@ def main() -> int:
 def _changes(source: Path, dsn: str) -> dict[str, Any]:
     connection = connect(dsn)
     try:
-        begun = changes.install(connection, source)
-        log = changes.read(connection)
+        begun = change_log.install(connection, source)
+        log = change_log.read(connection)
     finally:
         connection.close()
     return {"begun": begun, **(asdict(log) if log else {})}

@@ -24,7 +24,7 @@ from typing import Any
 
 import psycopg2
 
-from . import changes
+from . import change_log
 from .carry_merge import Merge
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
 from .carry_values import stands_for, written
@@ -72,6 +72,11 @@ class CarryResult:
     conflicts: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def rows(self) -> int:
+        """All rows that were written or deleted."""
+        return sum(counts.changed for counts in self.tables.values())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
@@ -116,7 +121,7 @@ def carry_back(
 def _carry_back(source: Path, dsn: str, package: Path, base: Path | None, whole: bool) -> CarryResult:
     connection = connect(dsn, search_path="public", lock_timeout=_WAIT)
     try:
-        log = changes.read(connection)
+        log = change_log.read(connection)
         if log is None:
             raise EngineError(
                 "no change log in the target",
@@ -127,7 +132,7 @@ def _carry_back(source: Path, dsn: str, package: Path, base: Path | None, whole:
         connection.set_session(isolation_level="REPEATABLE READ")
         connection.autocommit = False
         # Before the first look: whoever touches a row from here on waits, and is noted afterwards.
-        run(connection, f"LOCK TABLE {changes.LOG} IN ACCESS EXCLUSIVE MODE")
+        run(connection, f"LOCK TABLE {change_log.LOG} IN ACCESS EXCLUSIVE MODE")
         target = Target(connection)
         reader = Source(source)
         try:
@@ -161,7 +166,7 @@ def _write(
     plan: Plan,
     whole_seconds: set[tuple[str, str]],
     base: Path | None,
-    log: changes.ChangeLog,
+    log: change_log.ChangeLog,
     whole: bool,
 ) -> CarryResult:
     database = Database(path, package)
@@ -182,7 +187,7 @@ def _write(
     run(connection, sql, (fingerprint(path),))
     if carry.result.merged:
         # What was settled now must not be carried a second time.
-        run(connection, f"DELETE FROM {changes.LOG}")
+        run(connection, f"DELETE FROM {change_log.LOG}")
     connection.commit()
     return carry.result
 
@@ -195,7 +200,6 @@ class _Carry:
         self._merge: Merge | None = None
         self._kept_rows = target.kept_rows(plan)
         self._inserted: dict[str, list[Key]] = {}
-        self._entries: dict[int, list[int]] | None = None
         self.superseded: set[int] = set()
         self.result = CarryResult()
 
@@ -238,7 +242,7 @@ class _Carry:
         if not key_columns(table):
             return []
         if table.is_full_text:
-            ours = [(entity,) for entity in self._full_text_entries(table)]
+            ours = [(entity,) for entity in self._database.entries(table)]
         else:
             ours = self._database.keys(table)
         return sorted({*ours, *self._target.keys(table)}, key=repr)
@@ -420,15 +424,10 @@ class _Carry:
                 "install sqlite-vec 0.1.9 in Pensieve's virtual environment, then run again",
             )
 
-    def _full_text_entries(self, table: TablePlan) -> dict[int, list[int]]:
-        if self._entries is None:
-            self._entries = self._database.entries(table)
-        return self._entries
-
     def _full_text(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
         if not keys:
             return
-        entries, words = self._full_text_entries(table), WordsBack()
+        words = WordsBack()
         rowids: list[int] = []
         for some in chunks(keys):
             theirs = self._target.rows(table, some)
@@ -447,35 +446,32 @@ class _Carry:
                     wanted = row[1:] if row is not None else None
                 if found is None and self._is_kept(table, key):
                     continue
-                self._entry(table, at[0], wanted, counts)
+                written_as = self._entry(table, at[0], wanted, counts)
                 if at == key:
                     self._note(table, key)
-                    rowids += entries.get(at[0], [])
+                    rowids += written_as
         self.result.touched[f"{table.name}_content"] = [[rowid] for rowid in rowids]
 
-    def _entry(self, table: TablePlan, entity: int, wanted: Row | None, counts: Carried) -> None:
-        """Give an entity this one entry; the newest stays if it says the same."""
-        entries = self._full_text_entries(table)
-        present = entries.get(entity, [])
+    def _entry(self, table: TablePlan, entity: int, wanted: Row | None, counts: Carried) -> list[int]:
+        """Give an entity this one entry; the newest stays if it says the same. Give the rowid that it has."""
+        present = self._database.entries_of(table, entity)
         keep = bool(present) and wanted is not None and _says(self._database.entry(table, present[-1]), wanted)
         for rowid in present[:-1] if keep else present:
             self._database.execute(f"DELETE FROM {quoted(table.name)} WHERE rowid = ?", (rowid,))
         if keep:
-            entries[entity] = present[-1:]
             counts.unchanged += len(present) == 1
             counts.updated += len(present) > 1
-        elif wanted is not None:
-            columns = ", ".join(map(quoted, table.columns))
-            done = self._database.execute(
-                f"INSERT INTO {quoted(table.name)} ({columns}) VALUES (?, ?, ?, ?)", (entity, *wanted)
-            )
-            entries[entity] = [int(done.lastrowid or 0)]
-            counts.inserted += not present
-            counts.updated += bool(present)
-        else:
-            entries.pop(entity, None)
+            return present[-1:]
+        if wanted is None:
             counts.deleted += bool(present)
             counts.unchanged += not present
+            return []
+        columns = ", ".join(map(quoted, table.columns))
+        sql = f"INSERT INTO {quoted(table.name)} ({columns}) VALUES (?, ?, ?, ?)"
+        done = self._database.execute(sql, (entity, *wanted))
+        counts.inserted += not present
+        counts.updated += bool(present)
+        return [int(done.lastrowid or 0)]
 
     # Quarantine
 
@@ -525,7 +521,7 @@ class _Carry:
                 continue
             given = self._target.rows(table, [key for key in work[name] if key in kept])
             if table.is_full_text:
-                there = {(entity,) for entity in self._full_text_entries(table)}
+                there = {key for key in kept if self._database.entries_of(table, key[0])}
             elif table.is_vectors:
                 there = set(self._database.keys(table))
             else:

@@ -234,14 +234,8 @@ class Merge:
     def _entry(self, database: Database, table: TablePlan, entity: int) -> Row | None:
         if table.name != FULL_TEXT:
             return database.row(table, (entity,))
-        sql = f"SELECT rowid FROM {quoted(table.name)} WHERE {quoted(table.name)} MATCH ?"
-        for (rowid,) in database.execute(sql, (f'id : "{entity}"',)).fetchall():
-            found = database.execute(
-                f"SELECT c0, c1, c2, c3 FROM {quoted(table.name + '_content')} WHERE id = ?", (rowid,)
-            ).fetchone()
-            if found and found[0] == entity:
-                return tuple(found)
-        return None
+        found = database.entries_of(table, entity)
+        return (entity, *database.entry(table, found[-1])) if found else None
 
     def _index_differs(self, table: TablePlan, key: Key) -> bool:
         """Whether SQLite has written another entry for an entity since, that is not PostgreSQL's."""

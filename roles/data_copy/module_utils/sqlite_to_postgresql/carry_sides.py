@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .carry_values import held, selected
-from .changes import LOG
+from .change_log import LOG
 from .convert import Codec, Enum, Integer, Text
 from .model import EngineError
 from .plan import Plan, TablePlan
@@ -203,6 +203,15 @@ class Database:
             return self.execute(f"SELECT rowid FROM {quoted(table.name + '_rowids')}").fetchall()
         names = ", ".join(map(quoted, key_columns(table)))
         return self.execute(f"SELECT {names} FROM {quoted(table.name)}").fetchall()
+
+    def entries_of(self, table: TablePlan, entity: int) -> list[int]:
+        """Rowids of the full-text entries of one entity, which the index itself finds: it holds their ids as words."""
+        name = quoted(table.name)
+        found = [
+            row[0] for row in self.execute(f"SELECT rowid FROM {name} WHERE {name} MATCH ?", (f'id : "{entity}"',))
+        ]
+        sql = f"SELECT c0 FROM {quoted(table.name + '_content')} WHERE id = ?"
+        return sorted(rowid for rowid in found if self.execute(sql, (rowid,)).fetchone()[0] == entity)
 
     def entries(self, table: TablePlan) -> dict[int, list[int]]:
         """Rowids of the full-text entries of each entity, in one pass over the index."""

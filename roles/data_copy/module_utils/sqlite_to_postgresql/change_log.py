@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from . import ledger
 from .source import fingerprint, quoted
 from .target import BOOKKEEPING, Connection, query, run
 
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.change_log (
     since timestamptz NOT NULL DEFAULT now(),
     source text NOT NULL,
     fingerprint text NOT NULL,
+    run_id text NOT NULL,
     tables text[] NOT NULL
 );
 COMMENT ON TABLE {BOOKKEEPING}.change_log IS 'The source as it was when both sides were equal, and the tables watched';
@@ -175,18 +176,37 @@ def exists(connection: Connection) -> bool:
     return bool(there and query(connection, f"SELECT 1 FROM {BOOKKEEPING}.change_log"))
 
 
+def _run_id(connection: Connection) -> str:
+    """The copy whose rows the target shows; empty if no copy has made them."""
+    return next((run.run_id for run in ledger.runs(connection) if run.state == "complete"), "")
+
+
+def _is_of_this_copy(connection: Connection) -> bool:
+    """Whether there is a log, and it began after the latest copy."""
+    if not exists(connection):
+        return False
+    sql = f"SELECT 1 FROM {BOOKKEEPING}.change_log WHERE run_id = %s"
+    return bool(query(connection, sql, (_run_id(connection),)))
+
+
+def is_complete(connection: Connection) -> bool:
+    """Tell whether there is a log since the latest copy, and every table is watched."""
+    return _is_of_this_copy(connection) and all(table.complete for table in tables(connection))
+
+
 def install(connection: Connection, source: Path) -> bool:
     """Begin to keep a change log, all triggers in one transaction; False if all of it is there already.
 
-    Both sides must be equal at this moment, and nothing may write to either.
+    Both sides must be equal at this moment, and nothing may write to either. A log of an earlier copy is begun anew.
     """
-    found = tables(connection)
-    if exists(connection) and all(table.complete for table in found):
+    if is_complete(connection):
         return False
+    found, fresh, run_id = tables(connection), not _is_of_this_copy(connection), _run_id(connection)
     connection.autocommit = False
     try:
         run(connection, _BOOKS)
-        fresh = not query(connection, f"SELECT 1 FROM {BOOKKEEPING}.change_log")
+        if fresh:
+            run(connection, f"TRUNCATE {LOG}, {BOOKKEEPING}.change_log")
         for table in found:
             if table.complete and not fresh:
                 continue
@@ -198,8 +218,8 @@ def install(connection: Connection, source: Path) -> bool:
         if fresh:
             run(
                 connection,
-                f"INSERT INTO {BOOKKEEPING}.change_log (source, fingerprint, tables) VALUES (%s, %s, %s)",
-                (str(source), fingerprint(source), [table.name for table in found]),
+                f"INSERT INTO {BOOKKEEPING}.change_log (source, fingerprint, run_id, tables) VALUES (%s, %s, %s, %s)",
+                (str(source), fingerprint(source), run_id, [table.name for table in found]),
             )
         connection.commit()
     except BaseException:
@@ -249,9 +269,3 @@ def read(connection: Connection) -> ChangeLog | None:
     whole = sorted({table.name for table in found if not table.complete or table.name in marked})
     rows = {table.name: int(counts[table.name]) for table in found if table.name in counts and table.name not in whole}
     return ChangeLog(since, source, mark, rows, whole)
-
-
-def keys(connection: Connection, table: str) -> list[list[Any]]:
-    """Give the touched keys of a table, in the order of its primary key's columns."""
-    rows = query(connection, f"SELECT DISTINCT key FROM {LOG} WHERE table_name = %s AND key IS NOT NULL", (table,))
-    return [list(key) for (key,) in rows]
