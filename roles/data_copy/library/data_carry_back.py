@@ -27,10 +27,10 @@ options:
     description: libpq password file with an entry for it.
     type: path
   base:
-    description: SQLite as it was at the cutover. Needed where it was written to since; a file that is not there is none.
+    description: SQLite as it was at the cutover. Needed where it was written to since; it need not exist.
     type: path
   whole:
-    description: Compare all rows, whatever the log says, since O(source) was restored from a copy older than the cutover.
+    description: Compare all rows, whatever the log says, as O(source) was restored from a copy older than the cutover.
     type: bool
     default: false
 attributes:
@@ -74,7 +74,7 @@ rows:
   type: int
   returned: success and not in check mode
 touched:
-  description: Keys by table whose rows are equal on both sides now, in the form of the option C(only) of M(data_verify).
+  description: Keys by table whose rows are equal on both sides now, as the option C(only) of M(data_verify) takes them.
   type: dict
   returned: success and not in check mode
 whole:
