@@ -19,8 +19,6 @@ def free_port() -> int:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
-            if port % 2:
-                continue
             try:
                 second.bind(("127.0.0.1", port + 1))
             except OSError:

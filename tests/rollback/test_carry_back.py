@@ -40,8 +40,8 @@ def content(run: Run) -> str:
     """A digest of all rows of ordinary tables, and of the shadow tables of both search tables."""
     digest = hashlib.sha256()
     for (name,) in run.lite("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"):
-        for row in run.lite(f'SELECT * FROM "{name.decode()}" ORDER BY 1, 2'):
-            digest.update(repr(row).encode())
+        for row in sorted(map(repr, run.lite(f'SELECT * FROM "{name.decode()}"'))):
+            digest.update(row.encode())
     return digest.hexdigest()
 
 
@@ -87,24 +87,27 @@ def test_an_original_that_was_replaced_moves_to_superseded(run: Run) -> None:
 
 
 def test_quarantined_rows_stay_and_are_not_adopted(run: Run) -> None:
-    orphans = run.lite(
-        "SELECT id, entity_id FROM entity_tags WHERE entity_id NOT IN (SELECT id FROM entities) ORDER BY id"
-    )
-    assert orphans, "the sample has tags of a deleted entity"
+    orphans = run.lite("SELECT id, tag_id FROM entity_tags WHERE tag_id NOT IN (SELECT id FROM tags) ORDER BY id")
+    assert orphans, "the sample has links to a deleted tag"
     run.sql("UPDATE tags SET color = 'green'")
     run.engine("carry-back")
     assert {number for (number,) in run.lite("SELECT id FROM entity_tags")} >= {number for number, _ in orphans}
     require_equal(run)
-    run.sql(ENTITY.format(id=orphans[0][1]))
+    run.sql(f"INSERT INTO tags (id, name) VALUES ({orphans[0][1]}, 'another')")
+    run.sql("SELECT setval('tags_id_seq', max(id)) FROM tags")
     carried = run.engine("carry-back")
-    assert carried["tables"]["entities"]["inserted"] == 1
-    assert run.lite("SELECT count(*) FROM entity_tags WHERE entity_id = ?", orphans[0][1]) == [(0,)]
+    assert carried["tables"]["tags"]["inserted"] == 1
+    assert run.lite("SELECT count(*) FROM entity_tags WHERE tag_id = ?", orphans[0][1]) == [(0,)]
     assert run.sql("SELECT count(*) > 0 FROM data_copy.superseded WHERE source_table = 'entity_tags'") == [(True,)]
     require_equal(run)
 
 
 def test_timestamps_are_written_as_pensieve_writes_them(run: Run) -> None:
-    run.sql(ENTITY.format(id=7001), "UPDATE entities SET updated_at = '2025-07-01 00:00:00' WHERE id = 7001")
+    run.sql(
+        ENTITY.format(id=7001),
+        "SELECT setval('entities_id_seq', 7001)",
+        "UPDATE entities SET updated_at = '2025-07-01 00:00:00' WHERE id = 7001",
+    )
     run.engine("carry-back")
     assert run.lite("SELECT file_created_at, file_last_modified_at, updated_at FROM entities WHERE id = 7001") == [
         (b"2025-07-01 08:09:10.000000", b"2025-07-01 08:09:10.500000", b"2025-07-01 00:00:00")
@@ -147,7 +150,7 @@ def test_tables_that_changed_wholly(run: Run) -> None:
     ],
 )
 def test_an_upgrade_in_between_is_refused_by_name(run: Run, statement: str, named: str) -> None:
-    run.sql(statement, "UPDATE libraries SET name = 'other'")
+    run.sql(statement, "UPDATE libraries SET name = 'other' WHERE id = 1")
     before = content(run)
     refused = run.engine("carry-back", check=False)
     assert refused["rc"] == 1
@@ -210,7 +213,7 @@ def test_rows_of_both_sides_stay_when_they_have_the_same_ids(both: tuple[Run, Pa
         f" VALUES ({last + 1}, '/new/x x', '', 'k :   postgresql')",
         f"INSERT INTO entities_vec_v2 SELECT {last + 1}, embedding, file_type_group, created_at_timestamp,"
         " file_created_at_timestamp, file_created_at_date, app_name, library_id FROM entities_vec_v2 LIMIT 1",
-        "UPDATE libraries SET name = 'theirs'",
+        "UPDATE libraries SET name = 'theirs' WHERE id = 1",
         "UPDATE plugins SET description = 'theirs'",
     )
     change(
@@ -220,7 +223,7 @@ def test_rows_of_both_sides_stay_when_they_have_the_same_ids(both: tuple[Run, Pa
         " file_last_modified_at, 'webp', 'image', library_id, folder_id FROM entities LIMIT 1",
         "INSERT INTO metadata_entries (id, entity_id, key, value, source_type, data_type)"
         f" VALUES ({entry + 1}, {last + 1}, 'k', 'sqlite', 'USER_GENERATED', 'TEXT_DATA')",
-        "UPDATE libraries SET name = 'ours'",
+        "UPDATE libraries SET name = 'ours' WHERE id = 1",
     )
     carried = run.engine("carry-back", "--base", str(base), check=False)
     assert carried["merged"]
@@ -267,8 +270,8 @@ def test_the_same_thing_on_both_sides_is_one(both: tuple[Run, Path]) -> None:
 
 def test_without_a_copy_of_the_cutover_nothing_is_guessed(both: tuple[Run, Path]) -> None:
     run, _ = both
-    run.sql("UPDATE libraries SET name = 'theirs'")
-    change(run.source, "UPDATE libraries SET name = 'ours'")
+    run.sql("UPDATE libraries SET name = 'theirs' WHERE id = 1")
+    change(run.source, "UPDATE libraries SET name = 'ours' WHERE id = 1")
     before = content(run)
     refused = run.engine("carry-back", check=False)
     assert refused["rc"] == 1

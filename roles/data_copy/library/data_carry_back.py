@@ -11,9 +11,9 @@ description:
     text with Pensieve's tokenizer and vectors with sqlite-vec included. All of it is one transaction.
   - A cell that gives PostgreSQL's value already stays as it is, so that originals which PostgreSQL cannot hold survive.
   - Runs with Pensieve's own interpreter, which loads the extensions. Pensieve must be stopped.
-  - Where SQLite was written to since the cutover too, nothing of either side is overwritten. Rows of PostgreSQL whose id
-    SQLite has given to another row get a new id everywhere; rows that both sides have changed stay as SQLite has them,
-    and are told in RV(conflicts).
+  - Where SQLite was written to since the cutover too, nothing of either side is overwritten. Rows of PostgreSQL whose
+    id SQLite has given to another row get a new id everywhere; rows that both sides have changed stay as SQLite has
+    them, and are told in RV(conflicts).
 options:
   source:
     description: The SQLite database to write to.
