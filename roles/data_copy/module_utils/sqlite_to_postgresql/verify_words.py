@@ -126,13 +126,13 @@ def compare_words(run: Run, task: Task) -> Outcome:
     sampled = random.Random(f"{run.seed} {task.low}")
     quarantine = Quarantine(run, FTS_TABLE, ("id",), True)
     ids = [key[0] for key in task.keys or ()]
+    bounds: list[Any]
     if task.keys is None:
         quarantine.keep_range(task.low, task.high)
-        within = "BETWEEN %s AND %s - 1"
-        bounds: tuple[Any, ...] = (task.low, task.high)
+        within, bounds = "BETWEEN %s AND %s - 1", [task.low, task.high]
     else:
         quarantine.keep_keys(task.keys)
-        within, bounds = "= ANY(%s::bigint[])", (ids,)
+        within, bounds = "= ANY(%s::bigint[])", [ids]
 
     def ask(query: str) -> list[Row]:
         with target.cursor() as cursor:
