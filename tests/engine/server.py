@@ -72,7 +72,7 @@ class Server:
             "".join(f"127.0.0.1:{self.port}:*:{user}:{word}\n" for user, word in self._passwords.items())
         )
         os.environ["PGPASSFILE"] = str(self.passfile)
-        command = ["docker", "run", "--detach", "--user=postgres", "--shm-size=1g", "--entrypoint=/bin/sh"]
+        command = ["docker", "run", "--detach", "--user=postgres", "--shm-size=4g", "--entrypoint=/bin/sh"]
         command += [f"--publish=127.0.0.1:{self.port}:5432", "--env=SUPERUSER_PASSWORD", f"--env=DATA={DATA}"]
         command += [self.image, "-c", START, "sh", *options]
         environment = {**os.environ, "SUPERUSER_PASSWORD": self._passwords["postgres"]}

@@ -111,11 +111,16 @@ def pick_words(database: str, count: int) -> tuple[list[str], int]:
             indexed[int(entity)] = latin(metadata)
             vocabulary |= indexed[int(entity)]
             whole.update({word.lower() for word in WORD.findall(metadata or "")})
+            every = Counter(word.lower() for word in LATIN.findall(metadata or ""))
+            unusable |= (every - Counter(word.lower() for word in WORD.findall(metadata or ""))).keys()
         since = min(indexed, default=0)
+        current: dict[int, set[str]] = {}
         for entity, key, value in connection.execute(
             "SELECT entity_id, key, value FROM metadata_entries WHERE entity_id >= ?", (since,)
         ):
-            unusable |= latin(f"{key} {value}") - indexed.get(entity, set())
+            current.setdefault(entity, set()).update(latin(f"{key} {value}"))
+        for entity in current.keys() | indexed.keys():
+            unusable |= current.get(entity, set()) ^ indexed.get(entity, set())
     ordered = sorted(vocabulary)
     unusable |= {first for first, second in zip(ordered, ordered[1:]) if second.startswith(first)}
     usable = sorted(word for word, times in whole.items() if times < LIMIT and word not in unusable)

@@ -33,6 +33,9 @@ options:
   database:
     description: SQLite file that nothing may have open after a stop.
     type: path
+  reader:
+    description: JSON file that names C(pid) and C(started) of a process that only reads O(database), and may go on so.
+    type: path
   services:
     description: Services to start. All running ones are stopped in any case.
     type: list
@@ -87,6 +90,7 @@ seconds:
   type: float
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -128,6 +132,18 @@ def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
+def named_reader(file: Path | None) -> set[int]:
+    """The process that a file names, if it is still the same: pid, and start in clock ticks since the machine's."""
+    if file is None or not file.is_file():
+        return set()
+    named = json.loads(file.read_text(encoding="utf-8"))
+    stat = Path(f"/proc/{named['pid']}/stat")
+    if not stat.exists():
+        return set()
+    fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return {int(named["pid"])} if int(fields[19]) == named["started"] else set()
+
+
 class Installation:
     """The services of one installation."""
 
@@ -139,6 +155,7 @@ class Installation:
         self.endpoint: str = params["endpoint"]
         self.base_dir = Path(params["base_dir"])
         self.database = Path(params["database"]) if params["database"] else None
+        self.reader = Path(params["reader"]) if params["reader"] else None
         self.timeout = float(params["timeout"])
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
         self.environment["HOME"] = str(self.home)
@@ -162,10 +179,11 @@ class Installation:
                 if wait(partial(self.gone, pids), 10):
                     break
         held: list[int] = []
+        readers = named_reader(self.reader)
 
         def free() -> bool:
             nonlocal held
-            held = holders(self.database) if self.database else []
+            held = [pid for pid in holders(self.database) if pid not in readers] if self.database else []
             return not self.running() and not held and answers(self.endpoint, "/api/health", 1.0) is None
 
         if not wait(free, min(self.timeout, 20)):
@@ -228,6 +246,7 @@ def main() -> None:
             "endpoint": {"type": "str", "required": True},
             "base_dir": {"type": "path", "required": True},
             "database": {"type": "path"},
+            "reader": {"type": "path"},
             "services": {"type": "list", "elements": "str", "choices": list(SERVICES), "default": ["serve"]},
             "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
             "timeout": {"type": "int", "default": 90},

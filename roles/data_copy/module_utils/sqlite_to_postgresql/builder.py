@@ -223,11 +223,12 @@ class Builder:
         if self.log.failing():
             raise FindingsError(self.log)
         table = next(table for table in self._plan.tables.values() if table.is_full_text)
-        self._wait([build for build in self._builds if self._is_lookup(*build)])
-        for name in _TEXT_SOURCES:
-            run(self._connection, f"ANALYZE {reference(name)}")
-        started = time.monotonic()
         ids = listed.ids.tolist()
+        if ids:
+            self._wait([build for build in self._builds if self._is_lookup(*build)])
+            for name in _TEXT_SOURCES:
+                run(self._connection, f"ANALYZE {reference(name)}")
+        started = time.monotonic()
         there = {entry.chunk: entry for entry in done if entry.table == table.name}
         chunks = [(at // _CHUNK, ids[at : at + _CHUNK]) for at in range(0, len(ids), _CHUNK)]
         waiting = [chunk for chunk in chunks if chunk[0] not in there]

@@ -35,9 +35,9 @@ from .rows import excerpt
 from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query
 
-_ENGINE = "1"  # part of the plan's digest: a ledger of another engine is not gone on with
+_ENGINE = "2"  # part of the plan's digest: a ledger of another engine is not gone on with
 _MEMO_LEAST = 20_000  # entries that each worker's tokenizer remembers
-_LOCK = 7_020_315_003  # advisory lock: one copy at a time
+LOCK = 7_020_315_003  # advisory lock: one copy at a time
 
 
 def copy(
@@ -81,7 +81,7 @@ def _copy(source: Path, target_dsn: str, chosen: Policy, progress: Watcher | Non
         ours, fingerprint = pool.open()
         connection = connect(target_dsn, synchronous_commit="on")
         try:
-            if not query(connection, "SELECT pg_try_advisory_lock(%s)", (_LOCK,))[0][0]:
+            if not query(connection, "SELECT pg_try_advisory_lock(%s)", (LOCK,))[0][0]:
                 raise EngineError(
                     "another copy is running into this database",
                     "one copy at a time",
@@ -125,8 +125,8 @@ def predict(
         try:
             before = _rows_before(connection, target or {})
             plan = make_plan(ours, target)
-            last = _complete(connection)
-            if last and (last.fingerprint, last.plan_digest) == (fingerprint, _digest(plan, chosen)):
+            last = complete_run(connection)
+            if last and (last.fingerprint, last.plan_digest) == (fingerprint, digest_of(plan, chosen)):
                 tables = {name: TableCount(**count) for name, count in last.result["tables"].items()}
                 return Prediction(False, Census(tables, FindingLog(), [], list(last.result["notes"]), 0.0), before)
             _refuse(plan)
@@ -163,13 +163,13 @@ def _refuse(plan: Plan) -> None:
         )
 
 
-def _complete(connection: Connection) -> ledger.Run | None:
+def complete_run(connection: Connection) -> ledger.Run | None:
     """Give the run whose tables the target shows."""
     found = [run for run in ledger.runs(connection) if run.state == "complete"]
     return found[0] if found else None
 
 
-def _digest(plan: Plan, policy: Policy) -> str:
+def digest_of(plan: Plan, policy: Policy) -> str:
     """Identify what a run does besides its source: columns, types and policy."""
     columns = {
         name: [(column, table.target.columns[column].type) for column in table.columns]
@@ -205,8 +205,8 @@ class _Copy:
         self._meter = Meter(progress, self._started)
 
     def run(self, path: Path, fingerprint: str) -> CopyResult:
-        digest = _digest(self._plan, self._policy)
-        complete = _complete(self._connection)
+        digest = digest_of(self._plan, self._policy)
+        complete = complete_run(self._connection)
         if complete and (complete.fingerprint, complete.plan_digest) == (fingerprint, digest):
             self._tables = {name: TableCount(**count) for name, count in complete.result["tables"].items()}
             return self._result(False, complete.run_id, list(complete.result["notes"]))

@@ -34,7 +34,6 @@ CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.ledger (
     target_rows bigint NOT NULL,
     quarantined bigint NOT NULL,
     bytes bigint NOT NULL,
-    digest text NOT NULL,
     seconds double precision NOT NULL,
     PRIMARY KEY (run_id, table_name, chunk)
 );
@@ -73,7 +72,6 @@ class Entry:
     table: str
     chunk: int
     count: TableCount
-    digest: str
 
 
 def create(connection: Connection) -> None:
@@ -117,10 +115,10 @@ def forget(connection: Connection, run_id: str) -> None:
 def entries(connection: Connection, run_id: str) -> list[Entry]:
     """Give what a run has loaded."""
     return [
-        Entry(row[0], row[1], TableCount(row[2], row[3], row[4], row[6], row[5]), row[7])
+        Entry(row[0], row[1], TableCount(row[2], row[3], row[4], row[6], row[5]))
         for row in query(
             connection,
-            "SELECT table_name, chunk, source_rows, target_rows, quarantined, bytes, seconds, digest"
+            "SELECT table_name, chunk, source_rows, target_rows, quarantined, bytes, seconds"
             f" FROM {BOOKKEEPING}.ledger WHERE run_id = %s",
             (run_id,),
         )
@@ -132,7 +130,7 @@ def enter(connection: Connection, run_id: str, entry: Entry) -> None:
     count = entry.count
     run(
         connection,
-        f"INSERT INTO {BOOKKEEPING}.ledger VALUES (%s, %s, %s, 'loaded', %s, %s, %s, %s, %s, %s)",
+        f"INSERT INTO {BOOKKEEPING}.ledger VALUES (%s, %s, %s, 'loaded', %s, %s, %s, %s, %s)",
         (
             run_id,
             entry.table,
@@ -141,7 +139,6 @@ def enter(connection: Connection, run_id: str, entry: Entry) -> None:
             count.target,
             count.quarantined,
             count.bytes,
-            entry.digest,
             count.seconds,
         ),
     )
@@ -170,6 +167,16 @@ def finish(connection: Connection, run_id: str, result: dict[str, Any]) -> None:
         f"UPDATE {BOOKKEEPING}.run SET state = 'complete', finished_at = now(), result = %s,"
         " boundary = (pg_current_xact_id()::text::bigint + 1)::text WHERE run_id = %s",
         (json.dumps(result), run_id),
+    )
+
+
+def bring_up(connection: Connection, run_id: str, source: str, fingerprint: str, result: dict[str, Any]) -> None:
+    """Note that a complete run shows its source as it is now, in the transaction that brings it there."""
+    run(
+        connection,
+        f"UPDATE {BOOKKEEPING}.run SET source = %s, fingerprint = %s, finished_at = now(), result = %s,"
+        " boundary = (pg_current_xact_id()::text::bigint + 1)::text WHERE run_id = %s",
+        (source, fingerprint, json.dumps(result), run_id),
     )
 
 

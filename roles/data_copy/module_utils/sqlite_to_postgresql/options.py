@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg2.extensions import make_dsn
 
+from .difference import Difference
 from .model import Census, CopyResult, TableCount
 
 
@@ -52,5 +53,21 @@ def plain_copy(result: CopyResult, examples: int) -> dict[str, Any]:
         "notes": result.notes,
         "run_id": result.run_id,
         "seconds": round(result.seconds, 3),
+        "phases": {name: round(seconds, 3) for name, seconds in result.phases.items()},
+    }
+
+
+def plain_difference(result: Difference, examples: int) -> dict[str, Any]:
+    """Give the result of a difference as plain data."""
+    return {
+        "changed": result.changed,
+        "way": result.way,
+        "reason": result.reason,
+        "rows": result.rows,
+        "tables": {name: vars(change) for name, change in result.tables.items()},
+        "findings": result.findings.as_list(examples),
+        "run_id": result.run_id,
+        "pages": result.pages,
+        "wal_bytes": result.wal_bytes,
         "phases": {name: round(seconds, 3) for name, seconds in result.phases.items()},
     }

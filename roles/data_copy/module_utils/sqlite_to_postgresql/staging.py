@@ -234,11 +234,11 @@ def swap(connection: Connection, plan: Plan, target: Mapping[str, TargetTable], 
                     connection,
                     f"ALTER SEQUENCE public.{quoted(sequence)} OWNED BY public.{quoted(name)}.{quoted(column)}",
                 )
-            _set_sequence(connection, name, column, highest.get(name, 0))
+            set_sequence(connection, name, column, highest.get(name, 0))
     run(connection, f"DROP SCHEMA {STAGING}")
 
 
-def _set_sequence(connection: Connection, table: str, column: str, highest: int) -> None:
+def set_sequence(connection: Connection, table: str, column: str, highest: int) -> None:
     """Set a sequence within the transaction: RESTART gives it new storage, so that a rollback undoes setval too."""
     sequence = query(connection, "SELECT pg_get_serial_sequence(%s, %s)", (f"public.{quoted(table)}", column))[0][0]
     run(connection, f"ALTER SEQUENCE {sequence} RESTART")

@@ -8,7 +8,7 @@ it: int64, or for text 16 bytes, an int32 length and up to 12 bytes; longer text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,23 @@ class VecReader:
             for at in range(0, len(batch.rowids), most):
                 part = slice(at, at + most)
                 yield VecBatch(batch.rowids[part], [column[part] for column in batch.columns])
+
+    def some(self, rowids: Iterable[int]) -> Iterator[VecBatch]:
+        """Read some rows, chunk by chunk; those that are not listed are left out. Raises ValueError on an oddity."""
+        kind = np.dtype([("rowid", np.int64), ("chunk", np.int64), ("offset", np.int64)])
+        sql = (
+            f"SELECT rowid, coalesce(chunk_id, -1), coalesce(chunk_offset, -1) FROM {self._shadow('rowids')}"
+            " WHERE rowid = ?"
+        )
+        found = [row for rowid in sorted(rowids) for row in self._source.rows(sql, (rowid,))]
+        listed = np.array(found, kind)
+        for chunk in np.unique(listed["chunk"]).tolist():
+            wanted = listed[listed["chunk"] == chunk]
+            exists = self._source.rows(f"SELECT 1 FROM {self._shadow('chunks')} WHERE chunk_id = ?", (chunk,))
+            batch = self._chunk(chunk, wanted, None) if exists else None
+            if batch is None or len(batch.rowids) != len(wanted):
+                raise ValueError(f"a row that is listed in chunk {chunk} of {self._name} is not there")
+            yield batch
 
     def cells(self, chunk: int, rowid: int, offset: int) -> dict[str, Any]:
         """Read one place of a chunk, whether it is listed or not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import tempfile
 import time
@@ -23,7 +22,7 @@ from .pool import Context
 from .reading import Reading, read
 from .rows import row_record
 from .source import quoted
-from .target import WORKER, Connection, TargetTable, codec, connect, query, reference, run
+from .target import WORKER, Connection, codec, compress_quickly, connect, query, reference, run
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -79,6 +78,7 @@ def target_of(context: Context, dsn: str) -> Connection:
     connection = context.state.get("target")
     if connection is None:
         connection = context.state["target"] = connect(dsn, WORKER, **LOADING)
+        compress_quickly(connection)
     return connection
 
 
@@ -108,7 +108,7 @@ def _load(
     spool: ledger.QuarantineSpool,
 ) -> Outcome:
     started = time.monotonic()
-    count, digest = TableCount(), hashlib.blake2b(digest_size=16)
+    count = TableCount()
 
     def blocks() -> Iterator[bytes]:
         yield _HEADER
@@ -117,7 +117,6 @@ def _load(
             count.quarantined += _whole(table.name, converted.records)
             count.target += converted.rows
             count.bytes += len(converted.data)
-            digest.update(converted.data)
             context.report(table.name, converted.rows, len(converted.data))
             if converted.data:
                 yield converted.data
@@ -133,7 +132,7 @@ def _load(
         count.source = reading.source_rows
         count.seconds = time.monotonic() - started
         if not reading.log.failing():
-            ledger.enter(connection, run_id, Entry(table.name, 0, count, digest.hexdigest()))
+            ledger.enter(connection, run_id, Entry(table.name, 0, count))
         connection.commit()
     except BaseException:
         connection.rollback()
@@ -178,21 +177,19 @@ def full_text(
     connection = target_of(context, dsn)
     log = FindingLog()
     rows = tokenized(connection, context.shared, schema, ids)
-    columns = [table.target.columns[name] for name in table.columns]
-    data = _encoded(table.target, columns, rows)
-    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    data = encoded(table, rows)
     records: list[QuarantineRecord] = []
     connection.autocommit = False
     try:
         try:
-            _copy(connection, table, data)
+            send(connection, copy_sql(table, ""), data)
         except psycopg2.errors.ProgramLimitExceeded:
             connection.rollback()
             rows, records = _one_by_one(connection, table, rows, policy, log)
         ledger.quarantine(connection, run_id, records)
         count = TableCount(len(ids), len(rows), len(records), time.monotonic() - started, len(data))
         if not log.failing():
-            ledger.enter(connection, run_id, Entry(table.name, chunk, count, digest))
+            ledger.enter(connection, run_id, Entry(table.name, chunk, count))
         connection.commit()
     except BaseException:
         connection.rollback()
@@ -202,44 +199,53 @@ def full_text(
     return Outcome(table.name, count, log.groups())
 
 
-def _encoded(target: TargetTable, columns: list[Any], rows: list[tuple[Any, ...]]) -> bytes:
+def encoded(table: TablePlan, rows: list[tuple[Any, ...]]) -> bytes:
+    """Give full-text entries as rows of binary COPY."""
     if not rows:
         return b""
-    encoded = []
-    for column, values in zip(columns, zip(*rows)):
+    columns = []
+    for column, values in zip((table.target.columns[name] for name in table.columns), zip(*rows)):
         chosen = codec(column, indexed=False)
-        assert chosen is not None, f"{target.name}.{column.name}"
-        encoded.append(chosen.column(values) or _refused(column.name))
-    return to_copy_rows(encoded, len(rows))
+        assert chosen is not None, f"{table.name}.{column.name}"
+        columns.append(chosen.column(values) or _refused(column.name))
+    return to_copy_rows(columns, len(rows))
+
+
+def too_long(
+    table: TablePlan, row: tuple[Any, ...], error: Exception, policy: Policy, log: FindingLog
+) -> list[QuarantineRecord]:
+    """Log an entry that is more than a tsvector holds (1 MB), and give the record that keeps it."""
+    action = policy.action("too_long", coercible=False)
+    reason = f"full text of an entity: {str(error).splitlines()[0]}"
+    log.add(Finding(table.name, {"id": row[0]}, None, "too_long", reason, "row", "", action))
+    if action == FAIL:
+        return []
+    return [row_record(table.name, {"id": row[0]}, dict(zip(table.columns, row)), "too_long", reason)]
 
 
 def _refused(column: str) -> Variable:
     raise ValueError(f"the tokenizer gave a text for {column} that PostgreSQL does not hold")
 
 
-def _copy(connection: Connection, table: TablePlan, data: bytes) -> None:
+def send(connection: Connection, sql: str, data: bytes) -> None:
+    """Run a COPY … FROM STDIN with rows of binary COPY."""
     with connection.cursor() as cursor:
-        cursor.copy_expert(copy_sql(table, ""), _Stream(iter([_HEADER + data + _TRAILER])), 1 << 20)
+        cursor.copy_expert(sql, _Stream(iter([_HEADER + data + _TRAILER])), 1 << 20)
 
 
 def _one_by_one(
     connection: Connection, table: TablePlan, rows: list[tuple[Any, ...]], policy: Policy, log: FindingLog
 ) -> tuple[list[tuple[Any, ...]], list[QuarantineRecord]]:
-    """Load entries singly: some entry is more than a tsvector holds (1 MB)."""
-    loaded, records = [], []
-    columns = [table.target.columns[name] for name in table.columns]
+    """Load entries singly: some entry is too long."""
+    loaded: list[tuple[Any, ...]] = []
+    records: list[QuarantineRecord] = []
     for row in rows:
         run(connection, "SAVEPOINT entry")
         try:
-            _copy(connection, table, _encoded(table.target, columns, [row]))
+            send(connection, copy_sql(table, ""), encoded(table, [row]))
             loaded.append(row)
         except psycopg2.errors.ProgramLimitExceeded as error:
             run(connection, "ROLLBACK TO SAVEPOINT entry")
-            action = policy.action("too_long", coercible=False)
-            reason = f"full text of an entity: {str(error).splitlines()[0]}"
-            log.add(Finding(table.name, {"id": row[0]}, None, "too_long", reason, "row", "", action))
-            if action != FAIL:
-                cells = dict(zip(table.columns, row))
-                records.append(row_record(table.name, {"id": row[0]}, cells, "too_long", reason))
+            records += too_long(table, row, error, policy, log)
         run(connection, "RELEASE SAVEPOINT entry")
     return loaded, records

@@ -1,0 +1,308 @@
+"""The snapshot: one moment of a live SQLite database, held by a process of its own while the bulk is copied.
+
+The holder opens the database read-only, begins a read transaction, and copies that moment page by page into a file
+that stands still. While it holds the transaction, all that is written later stays in the write-ahead log (see
+``wal``), so the log grows: the holder watches it, and lets go at a bound. What comes after (``difference``) then
+compares whole files.
+
+A database without a write-ahead log is copied and not held, since there a reader would keep everybody from writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import sqlite3
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from .model import EngineError
+from .pages import DamagedError, PageMap
+from .wal import Mark, wal_of
+
+_PAGES_PER_STEP = 4096
+_LOOK = 1.0  # seconds between two looks at the log
+_SHARE_OF_FREE = 4  # the log may take a quarter of what is free
+
+#: Shadow tables that hold no row that anybody reads.
+_UNREAD = ("_fts_data", "_fts_idx", "_fts_docsize", "_fts_config")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known of a snapshot. ``state``: copying, held, released (it was let go, ``reason`` says why), failed."""
+
+    source: str
+    database: str
+    state: str = "copying"
+    reason: str = ""
+    pid: int = 0
+    started: int = 0  # of the process, in clock ticks since the machine's start: tells it from a later one of that pid
+    mark: dict[str, str | int] = field(default_factory=dict)
+    mapped: bool = False
+    bytes: int = 0
+    wal_bytes: int = 0
+    wal_limit: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """Whether the moment is held now."""
+        return self.state == "held" and _started(self.pid) == self.started != 0
+
+
+def read(folder: Path) -> Snapshot | None:
+    """Read what the holder has written into its folder; None if there is nothing."""
+    file = folder / "snapshot.json"
+    return Snapshot(**json.loads(file.read_text())) if file.exists() else None
+
+
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    part = folder / "snapshot.json.part"
+    part.write_text(json.dumps(asdict(snapshot)))
+    part.replace(folder / "snapshot.json")
+
+
+def hold(source: Path, database: Path, folder: Path, wal_limit: int, seconds: float) -> tuple[bool, Snapshot]:
+    """Begin a snapshot and return when its copy ``database`` is there; the map of its pages is made in the background.
+
+    A snapshot of this source that is held already is kept as it is. Gives whether a new one was made, and the snapshot.
+    ``wal_limit``: bytes of the log; ``seconds``: how long it is held at most. This process must not have the source
+    open: the holder is forked, and SQLite does not bear that.
+    """
+    found = read(folder)
+    if found and found.held and found.source == str(source) and Path(found.database).exists():
+        return False, found
+    end(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(folder, Snapshot(str(source), str(database), wal_limit=wal_limit))
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ours)
+        _detach(lambda: _Holder(source, database, folder, wal_limit, seconds).run(theirs))
+    os.close(theirs)
+    os.waitpid(child, 0)
+    with os.fdopen(ours) as stream:
+        stream.read()
+    made = read(folder)
+    if made is None or made.state in ("copying", "failed"):
+        raise EngineError(
+            f"no snapshot of {source}: {made.reason if made else 'its process ended'}",
+            "a copy of the database at one moment",
+            "the database, which was only read",
+            "mend that (room, permissions), then run again; or go without a snapshot: -e migrate_online=false",
+        )
+    return True, made
+
+
+def end(folder: Path) -> bool:
+    """End the holder, if there is one, and remove what it knew. Tells whether anything was there."""
+    found = read(folder)
+    if found is None:
+        return False
+    if found.pid and _started(found.pid) == found.started:
+        handle = os.pidfd_open(found.pid) if hasattr(os, "pidfd_open") else -1
+        os.kill(found.pid, signal.SIGTERM)
+        _wait_for_end(found, handle)
+    shutil.rmtree(folder)
+    return True
+
+
+def _wait_for_end(found: Snapshot, handle: int, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while _started(found.pid) == found.started and time.monotonic() < deadline:
+        if handle >= 0:
+            select.select([handle], [], [], deadline - time.monotonic())
+    if handle >= 0:
+        os.close(handle)
+    if _started(found.pid) == found.started:
+        os.kill(found.pid, signal.SIGKILL)
+
+
+def _started(pid: int) -> int:
+    """When a process began, in clock ticks; 0 if there is none, or only what is left of one."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = text[text.rindex(")") + 2 :].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _detach(work: Callable[[], None]) -> None:
+    """Run work in a process of its own session that outlives us; never returns."""
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        os.chdir("/")
+        work()
+    finally:
+        os._exit(0)
+
+
+class _Holder:
+    def __init__(self, source: Path, database: Path, folder: Path, wal_limit: int, seconds: float) -> None:
+        self._source, self._folder, self._limit = source, folder, wal_limit
+        self._database, self._deadline = database, time.monotonic() + seconds
+        self._snapshot = Snapshot(
+            str(source), str(database), pid=os.getpid(), started=_started(os.getpid()), wal_limit=wal_limit
+        )
+        self._first_bytes = 0
+
+    def run(self, ready: int) -> None:
+        """Copy, tell that the copy is there by closing ``ready``, map, and hold until told or bound."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        for descriptor in range(3, 1024):
+            if descriptor != ready:
+                _close(descriptor)
+        try:
+            self._tell(state="copying")
+            connection = self._begin()
+            self._copy(connection)
+            self._tell(state="held" if self._snapshot.mark else "released")
+            if not self._snapshot.mark:
+                connection.close()
+            os.close(ready)
+            self._map()
+            if self._snapshot.mark:
+                self._watch(connection)
+        except Exception as error:
+            if self._folder.exists():
+                self._tell(state="failed", reason=f"{error or type(error).__name__}")
+                (self._folder / "error.txt").write_text(traceback.format_exc())
+
+    def _tell(self, **changes: object) -> None:
+        self._snapshot = replace(self._snapshot, **changes)  # type: ignore[arg-type]
+        _write(self._folder, self._snapshot)
+
+    def _begin(self) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self._source.resolve()))}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60)
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        look = "SELECT count(*) FROM sqlite_master"
+        connection.execute(look).fetchone()
+        if mode == "wal":
+            self._tell(mark=_mark(self._source))
+        else:
+            self._tell(reason=f"journal_mode is {mode}: a reader would keep Pensieve from writing")
+        connection.execute("BEGIN")
+        connection.execute(look).fetchone()
+        self._first_bytes = self._wal_bytes()
+        return connection
+
+    def _copy(self, connection: sqlite3.Connection) -> None:
+        began = time.monotonic()
+        part = self._database.with_name(self._database.name + ".part")
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        copy = sqlite3.connect(part, isolation_level=None)
+        try:
+            connection.backup(copy, pages=_PAGES_PER_STEP, progress=lambda *_: self._check())
+            copy.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            copy.close()
+        part.replace(self._database)
+        size = self._database.stat().st_size
+        self._tell(bytes=size, seconds={"copy": round(time.monotonic() - began, 3)})
+
+    def _check(self) -> None:
+        if self._too_much():
+            raise OSError(f"the write-ahead log grew beyond {self._bound()} bytes while the database was copied")
+
+    def _map(self) -> None:
+        """Map the pages of the copy, and which entries of the full-text index each entity has."""
+        began = time.monotonic()
+        copy = sqlite3.connect(f"file:{quote(str(self._database))}?mode=ro", uri=True)
+        copy.text_factory = bytes
+        try:
+            found = copy.execute(
+                "SELECT name, rootpage FROM sqlite_master WHERE type = 'table' AND rootpage > 1"
+                " AND upper(coalesce(sql, '')) NOT LIKE '%WITHOUT ROWID%'"
+            ).fetchall()
+            tables = {name.decode(): root for name, root in found if not name.decode().endswith(_UNREAD)}
+            PageMap.build(self._database, tables).save(self._folder / "map")
+            if "entities_fts_content" in tables:
+                entries = np.array(
+                    copy.execute("SELECT c0, id FROM entities_fts_content WHERE typeof(c0) = 'integer'").fetchall(),
+                    np.int64,
+                ).reshape(-1, 2)
+                np.save(self._folder / "map" / "entries.npy", entries[np.lexsort((entries[:, 1], entries[:, 0]))])
+        except (DamagedError, UnicodeDecodeError) as error:
+            self._tell(reason=f"its pages cannot be mapped: {error}")
+            return
+        finally:
+            copy.close()
+        took = round(time.monotonic() - began, 3)
+        self._tell(mapped=True, seconds={**self._snapshot.seconds, "map": took})
+
+    def _wal_bytes(self) -> int:
+        try:
+            return wal_of(self._source).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _bound(self) -> int:
+        """Bytes that the log may have: what it had, and the limit, or a quarter of what is free if that is less."""
+        grown = max(0, self._wal_bytes() - self._first_bytes)
+        free = shutil.disk_usage(self._source.parent).free + grown
+        return self._first_bytes + min(self._limit, free // _SHARE_OF_FREE)
+
+    def _too_much(self) -> bool:
+        return self._wal_bytes() > self._bound()
+
+    def _watch(self, connection: sqlite3.Connection) -> None:
+        reason = ""
+        while not reason:
+            if signal.sigtimedwait({signal.SIGTERM}, _LOOK):
+                reason = "it was told to"
+            elif self._too_much():
+                reason = f"the write-ahead log grew beyond {self._bound()} bytes"
+            elif time.monotonic() > self._deadline:
+                reason = "it was held as long as it may be"
+            elif not self._folder.exists():
+                reason = "its folder is gone"
+            if self._folder.exists() and (reason or self._snapshot.wal_bytes != self._wal_bytes()):
+                self._tell(wal_bytes=self._wal_bytes())
+        connection.close()
+        if self._folder.exists():
+            self._tell(state="released", reason=reason)
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        return
+
+
+def _mark(source: Path) -> dict[str, str | int]:
+    """Read the mark in a child: to close a file drops every lock that this process has on it, and with it SQLite's."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(theirs, json.dumps(asdict(Mark.read(source))).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as stream:
+        told = stream.read()
+    os.waitpid(child, 0)
+    if not told:
+        raise DamagedError(f"the index of the write-ahead log of {source} cannot be read")
+    found: dict[str, str | int] = json.loads(told)
+    return found

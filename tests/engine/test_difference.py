@@ -1,0 +1,309 @@
+"""A snapshot, brought up by the difference, is what a copy of the whole source would be: proven by the verifier."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from sqlite_to_postgresql import changes, snapshot
+from sqlite_to_postgresql.copier import copy
+from sqlite_to_postgresql.difference import Difference, difference
+from sqlite_to_postgresql.fts import Tokenizer
+from sqlite_to_postgresql.model import FindingsError
+from sqlite_to_postgresql.verify import verify
+
+from engine.conftest import Catalog
+from engine.pensieve import Pensieve
+
+pytestmark = [pytest.mark.pensieve, pytest.mark.docker]
+
+CHANGE = Path(__file__).with_name("change.py")
+SEEDS = range(24)
+LIMIT = 1 << 30
+
+
+def change(pensieve: Pensieve, database: Path, seed: int, steps: int, *extra: str) -> None:
+    """Change a database in another process, with Pensieve's interpreter."""
+    pensieve.run("python", str(CHANGE), str(seed), str(steps), *extra, database=str(database))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a snapshot keeps what it knows; its holder ends with the test."""
+    yield tmp_path / "snapshot"
+    snapshot.end(tmp_path / "snapshot")
+
+
+def counts(dsn: str) -> dict[str, list[int]]:
+    """What the ledger says that the tables hold, and what they do hold: rows, and rows in quarantine."""
+    with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT result -> 'tables' FROM data_copy.run WHERE state = 'complete'")
+        rows = cursor.fetchall()
+        assert len(rows) == 1
+        found = {}
+        for table, said in rows[0][0].items():
+            cursor.execute(f'SELECT count(*) FROM public."{table}"')
+            target = cursor.fetchone()
+            cursor.execute(
+                "SELECT count(*) FROM data_copy.quarantine WHERE source_table = %s AND source_column IS NULL", (table,)
+            )
+            kept = cursor.fetchone()
+            assert target
+            assert kept
+            assert said["source"] == said["target"] + said["quarantined"], table
+            found[table] = [said["target"] - target[0], said["quarantined"] - kept[0]]
+    connection.close()
+    return found
+
+
+def prove(source: Path, dsn: str, made: Difference, template: Catalog, tokenizer: Tokenizer) -> None:
+    """Every cell, quarantine, sequence and definition; the rows that were looked at by themselves; the ledger."""
+    result = verify(source, dsn, expected_catalog=template, tokenizer=tokenizer)
+    assert result.differences == []
+    assert result.equal
+    if made.only is not None:
+        some = verify(source, dsn, expected_catalog=template, tokenizer=tokenizer, only=made.only)
+        assert some.differences == []
+    assert {table: wrong for table, wrong in counts(dsn).items() if any(wrong)} == {}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_difference_equals_a_whole_copy(
+    seed: int,
+    pensieve: Pensieve,
+    medium: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    choose = random.Random(seed)
+    source = Path(shutil.copy(medium, tmp_path / "database.db"))
+    if seed % 3:
+        change(pensieve, source, 1000 + seed, choose.randint(1, 12), *["checkpoint"] * (seed % 2))
+    made, held = snapshot.hold(source, tmp_path / "copy.db", folder, LIMIT, 600)
+    assert made
+    assert held.held
+    dsn = make_target()
+    copy(tmp_path / "copy.db", dsn, jobs=1)
+    extra = [["checkpoint"], ["restart"], ["checkpoint", "restart"], ["truncate"]][seed % 4]
+    for part in range(1 + (seed % 5 == 0)):
+        change(pensieve, source, 10 * seed + part, choose.randint(1, 25), *extra)
+    result = difference(source, folder, dsn, tokenizer=tokenizer)
+    assert (result.way, result.reason) == ("difference", "pages found by the write-ahead log")
+    assert result.rows > 0
+    prove(source, dsn, result, template, tokenizer)
+    again = difference(source, folder, dsn, tokenizer=tokenizer)
+    assert (again.way, again.changed) == ("nothing", False)
+
+
+class Prepared:
+    """A source, its snapshot, and a target that shows the snapshot."""
+
+    def __init__(self, source: Path, folder: Path, dsn: str, limit: int = LIMIT) -> None:
+        self.source, self.folder, self.dsn = source, folder, dsn
+        made, self.held = snapshot.hold(source, source.with_name("copy.db"), folder, limit, 600)
+        assert made
+        copy(source.with_name("copy.db"), dsn, jobs=1)
+
+    def wait(self, state: str) -> snapshot.Snapshot:
+        """Until the holder says that it is in a state; it looks once a second."""
+        deadline = time.monotonic() + 30
+        while True:
+            found = snapshot.read(self.folder)
+            assert found
+            if found.state == state and not (state == "released" and found.held):
+                return found
+            assert time.monotonic() < deadline, found
+            select.select([], [], [], 0.05)
+
+
+@pytest.fixture
+def prepared(small: Path, tmp_path: Path, folder: Path, make_target: Callable[[], str]) -> Prepared:
+    """One that is held."""
+    return Prepared(Path(shutil.copy(small, tmp_path / "database.db")), folder, make_target())
+
+
+def test_pages_are_compared_when_the_snapshot_was_let_go(
+    prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+) -> None:
+    change(pensieve, prepared.source, 1, 10)
+    os.kill(prepared.held.pid, signal.SIGTERM)
+    assert prepared.wait("released").reason == "it was told to"
+    change(pensieve, prepared.source, 2, 10, "restart", "checkpoint")
+    made = difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    assert (made.way, made.reason) == ("difference", "pages found by comparing all pages")
+    prove(prepared.source, prepared.dsn, made, template, tokenizer)
+
+
+def test_the_log_is_bounded(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    pensieve: Pensieve,
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    bounded = Prepared(Path(shutil.copy(small, tmp_path / "database.db")), folder, make_target(), limit=50_000)
+    assert bounded.held.held
+    change(pensieve, bounded.source, 3, 30)
+    found = bounded.wait("released")
+    assert found.reason.startswith("the write-ahead log grew beyond")
+    assert found.wal_bytes > 50_000
+    made = difference(bounded.source, folder, bounded.dsn, tokenizer=tokenizer)
+    assert made.reason == "pages found by comparing all pages"
+    prove(bounded.source, bounded.dsn, made, template, tokenizer)
+
+
+def test_without_a_log_nothing_is_held(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    pensieve: Pensieve,
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    with sqlite3.connect(source) as connection:
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    connection.close()
+    plain = Prepared(source, folder, make_target())
+    assert not plain.held.held
+    assert plain.held.reason == "journal_mode is delete: a reader would keep Pensieve from writing"
+    change(pensieve, source, 4, 12)
+    made = difference(source, folder, plain.dsn, tokenizer=tokenizer)
+    assert made.way == "difference"
+    prove(source, plain.dsn, made, template, tokenizer)
+
+
+@pytest.mark.parametrize("extra", ["define", "vacuum"])
+def test_what_is_no_difference_is_copied_wholly(
+    extra: str, prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+) -> None:
+    if extra == "define":
+        change(pensieve, prepared.source, 5, 6, *["define"] * 20)
+    else:
+        change(pensieve, prepared.source, 6, 6)
+        with sqlite3.connect(prepared.source) as connection:
+            connection.execute("CREATE TABLE one (x)")
+            connection.execute("DROP TABLE one")
+            connection.execute("VACUUM")
+        connection.close()
+    made = difference(prepared.source, prepared.folder, prepared.dsn, jobs=1, tokenizer=tokenizer)
+    if extra == "define":
+        assert (made.way, made.reason) == ("whole copy", "the definitions of the source's tables have changed")
+    else:
+        assert made.changed
+    prove(prepared.source, prepared.dsn, made, template, tokenizer)
+
+
+def test_a_connection_older_than_the_snapshot_goes_on(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    pensieve: Pensieve,
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
+    environment.pop("PYTHONPATH", None)
+    command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), "7", "25", "live", "checkpoint", "restart"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdin
+        assert writer.stdout
+        assert writer.stdout.readline() == "open\n"
+        live = Prepared(source, folder, make_target())
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "25 steps\n"
+    made = difference(source, folder, live.dsn, tokenizer=tokenizer)
+    assert made.reason == "pages found by the write-ahead log"
+    prove(source, live.dsn, made, template, tokenizer)
+
+
+def test_a_holder_is_found_again_and_a_dead_one_replaced(prepared: Prepared) -> None:
+    again, found = snapshot.hold(prepared.source, prepared.source.with_name("other.db"), prepared.folder, LIMIT, 600)
+    assert (again, found.pid, found.database) == (False, prepared.held.pid, prepared.held.database)
+    os.kill(prepared.held.pid, signal.SIGKILL)
+    while prepared.held.held:
+        select.select([], [], [], 0.02)
+    new, replaced = snapshot.hold(prepared.source, prepared.source.with_name("other.db"), prepared.folder, LIMIT, 600)
+    assert new
+    assert replaced.held
+    assert replaced.pid != prepared.held.pid
+    assert replaced.database.endswith("other.db")
+    assert snapshot.end(prepared.folder)
+    assert not snapshot.end(prepared.folder)
+    assert not replaced.held, "the process is gone"
+
+
+def test_a_finding_stops_the_difference_and_the_target_stays(prepared: Prepared, tokenizer: Tokenizer) -> None:
+    with sqlite3.connect(prepared.source) as connection:
+        connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = 3")
+        connection.execute("UPDATE entities SET size = 5 WHERE id = 1")
+    connection.close()
+    with pytest.raises(FindingsError, match="unknown_enum_label in metadata_entries.data_type"):
+        difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    assert verify(prepared.source.with_name("copy.db"), prepared.dsn, tokenizer=tokenizer).equal
+
+
+def test_a_broken_difference_is_caught(
+    prepared: Prepared, pensieve: Pensieve, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof does not take the difference's word: rows that it forgets differ."""
+    change(pensieve, prepared.source, 8, 20)
+    monkeypatch.setattr(changes.Changes, "vectors", lambda _, __: set())
+    difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    result = verify(prepared.source, prepared.dsn, tokenizer=tokenizer)
+    assert {found.table for found in result.differences} >= {"entities_vec_v2"}
+
+
+def test_a_table_of_others_and_its_ids(
+    small: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    """AUTOINCREMENT gives no id twice, not even one whose row came and went within the difference."""
+    source = Path(shutil.copy(small, tmp_path / "database.db"))
+
+    def run(*statements: str) -> None:
+        with sqlite3.connect(source) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        connection.close()
+
+    run(
+        "CREATE TABLE work_sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT)",
+        "INSERT INTO work_sessions (name) VALUES ('one'), ('two')",
+    )
+    other = Prepared(source, folder, make_target())
+    run(
+        "INSERT INTO work_sessions (id, name) VALUES (70, 'three')",
+        "DELETE FROM work_sessions WHERE id = 70",
+        "UPDATE entities SET size = 1 WHERE id = 1",
+    )
+    made = difference(source, folder, other.dsn, tokenizer=tokenizer)
+    assert (made.way, made.rows) == ("difference", 2)  # the entity, and its full text
+    prove(source, other.dsn, made, template, tokenizer)
+    with psycopg2.connect(other.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO work_sessions (name) VALUES ('four') RETURNING id")
+        assert cursor.fetchone() == (71,)
+    connection.close()
