@@ -37,6 +37,9 @@ options:
     description: Compare nothing; give the definitions of the target.
     type: bool
     default: false
+  only:
+    description: Compare just the rows of these primary keys, by table; a key is a list of its columns' values.
+    type: dict
   fail_on_difference:
     description: Whether a difference is a failure. The result is complete in either case.
     type: bool
@@ -152,6 +155,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "seed": {"type": "int", "default": 0},
     "expected_catalog": {"type": "dict"},
     "only_catalog": {"type": "bool", "default": False},
+    "only": {"type": "dict"},
     "fail_on_difference": {"type": "bool", "default": True},
     "progress_file": {"type": "path"},
 }
@@ -169,6 +173,11 @@ def told(result: dict[str, Any]) -> str:
         "Untouched: both databases, which were only read\n"
         "Next: look at 'differences' of this task; if Pensieve has written to one of them since the copy, copy again"
     )
+
+
+def keys_of(only: dict[str, list[list[Any]]] | None) -> dict[str, list[tuple[Any, ...]]] | None:
+    """Keys as the engine takes them."""
+    return None if only is None else {table: [tuple(key) for key in keys] for table, keys in only.items()}
 
 
 def main() -> None:
@@ -193,6 +202,7 @@ def main() -> None:
                     passfile=options["passfile"],
                     expected_catalog=options["expected_catalog"],
                     seed=options["seed"],
+                    only=keys_of(options["only"]),
                 ).as_dict()
     except (sqlite3.Error, psycopg2.Error, ImportError) as error:
         module.fail_json(

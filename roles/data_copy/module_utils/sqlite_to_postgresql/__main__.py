@@ -1,18 +1,24 @@
-"""The engine from the command line: ``python -m sqlite_to_postgresql {census,copy,verify} --source … --target …``."""
+"""The engine from the command line: ``python -m sqlite_to_postgresql ACTION --source … --target …``.
+
+``changes`` begins a change log and tells what it holds; ``carry-back`` needs Pensieve's own interpreter."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import change_log
+from .carry_back import carry_back, pensieve_package
 from .census import census
 from .copier import copy
 from .model import EngineError, FindingsError, Policy, Progress
 from .options import full_dsn, plain_census, plain_copy
 from .progress import told
+from .target import connect
 
 
 def _show(progress: Progress) -> None:
@@ -27,7 +33,7 @@ def _policy(text: str) -> Policy:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sqlite_to_postgresql", description=__doc__)
-    parser.add_argument("action", choices=("census", "copy", "verify"))
+    parser.add_argument("action", choices=("census", "copy", "verify", "changes", "carry-back"))
     parser.add_argument("--source", type=Path, required=True, help="the SQLite database")
     parser.add_argument("--target", help="connection string of PostgreSQL, without a password")
     parser.add_argument("--passfile", help="libpq password file")
@@ -35,6 +41,7 @@ def _arguments() -> argparse.Namespace:
         "--policy", type=_policy, default="default", help="default, strict, or kind=action,kind=action,…"
     )
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+    parser.add_argument("--base", type=Path, help="carry-back: SQLite as it was at the cutover")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     arguments = parser.parse_args()
     if arguments.action != "census" and not arguments.target:
@@ -57,6 +64,11 @@ def main() -> int:
         elif arguments.action == "copy":
             told_result = plain_copy(copy(arguments.source, str(dsn), arguments.policy, show, arguments.jobs), 20)
             good = True
+        elif arguments.action == "changes":
+            told_result, good = _changes(arguments.source, str(dsn)), True
+        elif arguments.action == "carry-back":
+            done = carry_back(arguments.source, str(dsn), pensieve_package(), base=arguments.base)
+            told_result, good = done.as_dict(), not done.conflicts
         else:
             return _verify(arguments, str(dsn))
     except FindingsError as error:
@@ -67,6 +79,16 @@ def main() -> int:
         return 1
     print(json.dumps(told_result, indent=2, ensure_ascii=False))
     return 0 if good else 1
+
+
+def _changes(source: Path, dsn: str) -> dict[str, Any]:
+    connection = connect(dsn)
+    try:
+        begun = change_log.install(connection, source)
+        log = change_log.read(connection)
+    finally:
+        connection.close()
+    return {"begun": begun, **(asdict(log) if log else {})}
 
 
 def _verify(arguments: argparse.Namespace, dsn: str) -> int:

@@ -141,7 +141,7 @@ class Source:
         self._connection = sqlite3.connect(
             f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
         )
-        self._connection.text_factory = _text
+        self._connection.text_factory = stored_text
         try:
             self._connection.execute("PRAGMA temp_store = memory")
             self._connection.execute("BEGIN")
@@ -292,7 +292,7 @@ class Source:
         try:
             return cursor.fetchmany(size)
         finally:
-            self._connection.text_factory = _text
+            self._connection.text_factory = stored_text
 
     def _careful(self, table: SourceTable, columns: Sequence[str], rest: str, parameters: Sequence[Any]) -> Batch:
         """Read rows whose text need not be UTF-8."""
@@ -338,7 +338,7 @@ def _is_shadow(name: str, virtual: dict[str, VirtualTable]) -> bool:
     return False
 
 
-def _text(stored: bytes) -> str | InvalidText:
+def stored_text(stored: bytes) -> str | InvalidText:
     try:
         return stored.decode()
     except UnicodeDecodeError:

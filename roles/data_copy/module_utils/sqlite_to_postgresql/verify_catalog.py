@@ -15,6 +15,14 @@ MADE_INDEXES = {
     " USING btree (key, entity_id, value) WHERE ((key)::text = 'active_app'::text)"
 }
 
+# Triggers of the change log, which begins once the copy is verified: name → definition, by the table's name.
+NOTING_TRIGGERS = {
+    "data_copy_note_row": "CREATE TRIGGER data_copy_note_row AFTER INSERT OR DELETE OR UPDATE ON public.{table}"
+    " FOR EACH ROW EXECUTE FUNCTION data_copy.note_row_{table}()",
+    "data_copy_note_truncate": "CREATE TRIGGER data_copy_note_truncate AFTER TRUNCATE ON public.{table}"
+    " FOR EACH STATEMENT EXECUTE FUNCTION data_copy.note_truncate_{table}()",
+}
+
 _IN_PUBLIC = "n.nspname = 'public' AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.objid = {} AND x.deptype = 'e')"
 _CATALOG = {
     "column": (
@@ -125,6 +133,8 @@ def compare_catalogs(
             if table in extra_tables or any(table.startswith(f"{extra}_") for extra in extra_tables):
                 continue
             if kind == "index" and own in source_indexes:
+                continue
+            if kind == "other" and definition == NOTING_TRIGGERS.get(own, "").format(table=table):
                 continue
             findings.add("(catalog)", {kind: name}, None, None, definition, f"{kind} that nothing asked for")
     return compared

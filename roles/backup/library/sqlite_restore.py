@@ -1,0 +1,170 @@
+#!/usr/bin/python
+"""Ansible module: put a SQLite database that is missing or damaged back from its backup."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: sqlite_restore
+short_description: Put a SQLite database that is missing or damaged back from its backup
+description:
+  - An intact database stays as it is. Damaged files are kept aside, with their C(-wal) and C(-shm) files.
+  - The backup must be what the manifest says, by its SHA-256. The database appears whole or not at all.
+options:
+  path:
+    description: The database.
+    type: path
+    required: true
+  backup:
+    description: Its backup.
+    type: path
+    required: true
+  sha256:
+    description: Digest of the backup; empty when it was not noted.
+    type: str
+    default: ''
+  seconds:
+    description:
+      - How long to look for damage with C(PRAGMA quick_check). What has been looked at by then decides, since a service
+        may be waiting. 0 looks at the header and at the list of tables only.
+    type: float
+    default: 5
+attributes:
+  check_mode:
+    support: full
+    description: Says whether it would restore, and fails where it would.
+  diff_mode:
+    support: none
+    description: There is no text to compare.
+author:
+  - Pensieve migration maintainers (@pensieve-migration)
+"""
+
+EXAMPLES = r"""
+- name: Put the database back if it is damaged
+  sqlite_restore:
+    path: /home/ada/.memos/database.db
+    backup: /home/ada/backup/database.db
+"""
+
+RETURN = r"""
+damage:
+  description: What is wrong with the database; empty when it is intact.
+  returned: always
+  type: str
+aside:
+  description: Where the damaged database is kept; empty when there was none.
+  returned: always
+  type: str
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+INSTRUCTIONS = 100_000
+"""Steps of SQLite's machine between two looks at the clock."""
+
+UNLOADED = ("no such module", "no such tokenizer", "unable to validate", "unable to open")
+"""What quick_check says of virtual tables whose extension is not loaded here."""
+
+SIDE_FILES = ("", "-wal", "-shm")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            total.update(block)
+    return total.hexdigest()
+
+
+def damage(path: Path, seconds: float) -> str:
+    """What is wrong with a database, as far as `seconds` tell; empty when nothing is."""
+    if not path.is_file():
+        return f"there is no {path}"
+    end = time.monotonic() + seconds
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+        ) as connection:
+            if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'entities'").fetchone()[0]:
+                return f"{path} has no table entities"
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            size = pages * connection.execute("PRAGMA page_size").fetchone()[0]
+            if not Path(f"{path}-wal").exists() and path.stat().st_size < size:
+                return f"{path} has {path.stat().st_size} of {size} bytes"
+            if not seconds:
+                return ""
+            connection.set_progress_handler(lambda: time.monotonic() > end, INSTRUCTIONS)
+            lines = [str(row[0]) for row in connection.execute("PRAGMA quick_check(10)")]
+    except sqlite3.OperationalError as error:
+        return "" if "interrupted" in str(error) else f"{path} cannot be read: {error}"
+    except sqlite3.DatabaseError as error:
+        return f"{path} cannot be read: {error}"
+    broken = [line for line in lines if line != "ok" and not any(text in line for text in UNLOADED)]
+    return f"{path}: {broken[0]}" if broken else ""
+
+
+def restore(path: Path, backup: Path, stamp: str) -> str:
+    """Move what is there aside, and put a copy of the backup in its place; give where the old one is."""
+    owner = (path if path.exists() else path.parent).stat()
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o600
+    part = path.with_name(f".{path.name}.restored")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    shutil.copyfile(backup, part)
+    part.chmod(mode)
+    if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(part, owner.st_uid, owner.st_gid)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    aside = ""
+    for suffix in SIDE_FILES:
+        old = Path(f"{path}{suffix}")
+        if old.exists():
+            kept = Path(f"{path}.damaged-{stamp}{suffix}")
+            old.rename(kept)
+            aside = aside or str(kept)
+    part.rename(path)
+    return aside
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "backup": {"type": "path", "required": True},
+            "sha256": {"type": "str", "default": ""},
+            "seconds": {"type": "float", "default": 5.0},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    path, backup = Path(params["path"]), Path(params["backup"])
+    wrong = damage(path, params["seconds"])
+    if not wrong:
+        module.exit_json(changed=False, damage="", aside="")
+    found = digest(backup) if backup.is_file() else ""
+    if not found or params["sha256"] and found != params["sha256"]:
+        state = "another file than the manifest says" if found else "missing"
+        module.fail_json(
+            msg=f"Found: {wrong}; and its backup {backup} is {state}. "
+            f"Expected: an intact database or an intact backup (SHA-256 {params['sha256'] or 'unknown'}). "
+            f"Untouched: everything. Next: put a SQLite database of Pensieve at {path} (sqlite3 {path} .recover may "
+            "help), then run the playbook again."
+        )
+    aside = "" if module.check_mode else restore(path, backup, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    module.exit_json(changed=True, damage=wrong, aside=aside)
+
+
+if __name__ == "__main__":
+    main()

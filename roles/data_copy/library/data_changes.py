@@ -1,0 +1,148 @@
+#!/usr/bin/python
+"""Ansible module: note in PostgreSQL which rows change from now on, so that they can be carried back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: data_changes
+short_description: Note in PostgreSQL which rows change from now on
+description:
+  - Puts triggers on every table of schema C(public), which write the primary keys of touched rows into
+    C(data_copy.change). Values are not kept. M(data_carry_back) carries these rows back into SQLite.
+  - Begin at the cutover, when the target has been verified and nothing writes to either side. The triggers run with the
+    rights of the tables' owner, whoever writes.
+  - A table that is made anew later, without the triggers, counts as changed wholly.
+options:
+  source:
+    description: The SQLite database, equal to the target now. It is only looked at. Needed for V(present).
+    type: path
+  target_dsn:
+    description: Connection string of the target, without a password.
+    type: str
+    required: true
+  passfile:
+    description: libpq password file with an entry for the target.
+    type: path
+  state:
+    description: V(present) begins a log unless there is one of the latest copy, V(absent) removes it, V(told) only
+      counts, and does not fail when the server does not answer.
+    type: str
+    choices: [present, absent, told]
+    default: present
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode).
+    support: none
+    details: There is no text to compare.
+  idempotent:
+    description: When run twice in a row outside check mode, with the same arguments, the second invocation
+      indicates no change.
+    support: full
+requirements: [numpy, psycopg2]
+seealso:
+  - module: data_carry_back
+author: [Pensieve migration maintainers (@pensieve-migration)]
+"""
+
+EXAMPLES = r"""
+- name: Note what changes from now on
+  data_changes:
+    source: /home/user/.memos/database.db
+    target_dsn: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
+    passfile: /home/user/.pgpass
+
+- name: Count what has changed
+  data_changes:
+    target_dsn: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
+    passfile: /home/user/.pgpass
+    state: told
+"""
+
+RETURN = r"""
+available:
+  description: Whether the server answers.
+  type: bool
+  returned: success
+reason:
+  description: Why it does not.
+  type: str
+  returned: when it does not
+log:
+  description: What the log holds; missing when there is none. C(rows) counts touched rows of each table, C(whole) names
+    tables in which any row may have changed, C(count) adds up C(rows).
+  type: dict
+  returned: when there is a log
+  sample: {since: "2025-11-22 20:37:20+00", count: 12, rows: {entities: 12}, whole: []}
+"""
+
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    import psycopg2
+    from ansible.module_utils.sqlite_to_postgresql import change_log
+    from ansible.module_utils.sqlite_to_postgresql.model import EngineError
+    from ansible.module_utils.sqlite_to_postgresql.options import full_dsn
+    from ansible.module_utils.sqlite_to_postgresql.target import connect
+
+    IMPORT_ERROR = None
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "source": {"type": "path"},
+    "target_dsn": {"type": "str", "required": True},
+    "passfile": {"type": "path"},
+    "state": {"type": "str", "choices": ["present", "absent", "told"], "default": "present"},
+}
+
+
+def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Bring about the state; give the module's result."""
+    try:
+        connection = connect(full_dsn(options["target_dsn"], options["passfile"]))
+    except EngineError as error:
+        if options["state"] != "told":
+            raise
+        return {"changed": False, "available": False, "reason": error.found}
+    try:
+        complete = change_log.is_complete(connection)
+        changed = False
+        if options["state"] == "present":
+            changed = not complete if check_mode else change_log.install(connection, Path(options["source"]))
+        elif options["state"] == "absent":
+            changed = change_log.exists(connection) if check_mode else change_log.remove(connection)
+        log = change_log.read(connection)
+    finally:
+        connection.close()
+    return {"changed": changed, "available": True, **({"log": {**asdict(log), "count": log.count}} if log else {})}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS, supports_check_mode=True, required_if=[("state", "present", ("source",))]
+    )
+    if IMPORT_ERROR is not None:
+        module.fail_json(msg=missing_required_lib("numpy and psycopg2-binary"), exception=IMPORT_ERROR)
+    try:
+        result = reach(module.params, module.check_mode)
+    except EngineError as error:
+        module.fail_json(msg=str(error))
+    except (psycopg2.Error, OSError) as error:
+        module.fail_json(
+            msg=f"Found: {str(error).strip()}\nExpected: a target that holds Pensieve's tables, and the source\n"
+            "Untouched: both databases\nNext: put right what the first line says, and run again"
+        )
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,538 @@
+"""Carry back: what was written to PostgreSQL since the cutover, into the SQLite database that Pensieve had before.
+
+Runs in Pensieve's own interpreter, since only that is sure to load Pensieve's tokenizer and sqlite-vec. For every key
+in the change log: a row in PostgreSQL is written into SQLite, no row there is deleted here. A cell that gives the
+target's value already, as the copy converts it, stays as it is, so that originals of coerced and quarantined cells and
+the form of timestamps survive. All of it is one transaction: killed half-way, SQLite is as before.
+
+Rows that were quarantined as a whole are not in PostgreSQL and stay in SQLite, unless PostgreSQL has given their key,
+or that of the row that they refer to, anew. Their originals, and those of cells that have another value now, move to
+``data_copy.superseded``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from . import change_log
+from .carry_merge import Merge
+from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
+from .carry_values import stands_for, written
+from .carry_words import WordsBack, squeezed
+from .convert import quarantine_form
+from .model import EngineError
+from .plan import Plan, TablePlan, make_plan
+from .source import Source, fingerprint, quoted
+from .target import BOOKKEEPING, Connection, connect, read_tables, run
+
+_WAIT = "30s"  # for writers of the target to end
+
+
+@dataclass
+class Carried:
+    """Rows of one table. ``unchanged`` were touched since the cutover and are the same on both sides."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+    @property
+    def changed(self) -> int:
+        """Rows that were written or deleted."""
+        return self.inserted + self.updated + self.deleted
+
+
+@dataclass
+class CarryResult:
+    """What was carried.
+
+    ``touched``: keys, by table, whose rows are equal on both sides now; it also names the rowids of full-text entries.
+    ``whole``: tables that were compared wholly. ``merged``: SQLite was written to as well; then ``renumbered`` are rows
+    that got another id there, ``conflicts`` what was not carried, and why.
+    """
+
+    changed: bool = False
+    tables: dict[str, Carried] = field(default_factory=dict)
+    touched: dict[str, list[list[Any]]] = field(default_factory=dict)
+    whole: list[str] = field(default_factory=list)
+    superseded: int = 0
+    merged: bool = False
+    renumbered: list[dict[str, Any]] = field(default_factory=list)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """All rows that were written or deleted."""
+        return sum(counts.changed for counts in self.tables.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def pensieve_package() -> Path:
+    """Folder of the package ``memos`` of this interpreter; it is not imported."""
+    found = importlib.util.find_spec("memos")
+    if found is None or not found.submodule_search_locations:
+        raise EngineError(
+            f"{sys.executable} has no package memos",
+            "Pensieve's own interpreter",
+            "everything",
+            "run this with the interpreter of Pensieve's virtual environment",
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def carry_back(
+    source: Path, target_dsn: str, package: Path, *, base: Path | None = None, whole: bool = False
+) -> CarryResult:
+    """Carry back into ``source``, to which nothing else may be writing.
+
+    ``package``: folder of Pensieve's package ``memos``. ``base``: SQLite as it was at the cutover, read only where
+    SQLite was written to since; then nothing of either side is overwritten. ``whole``: compare all rows, whatever the
+    log says, since ``source`` was restored from a copy that is older than the cutover.
+    """
+    started = time.monotonic()
+    try:
+        result = _carry_back(source, target_dsn, package, base, whole)
+    except (psycopg2.Error, sqlite3.Error, OSError) as error:
+        raise EngineError(
+            str(error).strip().splitlines()[0],
+            "two databases that answer, and room on the disk",
+            "SQLite and PostgreSQL, which are as before this run",
+            "remove the cause and run again",
+        ) from error
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _carry_back(source: Path, dsn: str, package: Path, base: Path | None, whole: bool) -> CarryResult:
+    connection = connect(dsn, search_path="public", lock_timeout=_WAIT)
+    try:
+        log = change_log.read(connection)
+        if log is None:
+            raise EngineError(
+                "no change log in the target",
+                "the log that begins at the cutover (data_copy.change_log)",
+                "everything",
+                "ansible-playbook rollback.yml -e rollback_discard=true goes back without what PostgreSQL holds",
+            )
+        connection.set_session(isolation_level="REPEATABLE READ")
+        connection.autocommit = False
+        # Before the first look: whoever touches a row from here on waits, and is noted afterwards.
+        run(connection, f"LOCK TABLE {change_log.LOG} IN ACCESS EXCLUSIVE MODE")
+        target = Target(connection)
+        reader = Source(source)
+        try:
+            plan = make_plan(reader, read_tables(connection))
+            require_same_shape(plan, reader, target, source)
+            whole_seconds = _current_timestamps(reader, plan)
+        finally:
+            reader.close()
+        merging = fingerprint(source) != log.fingerprint
+        return _write(source, package, connection, target, plan, whole_seconds, base if merging else None, log, whole)
+    finally:
+        connection.close()
+
+
+def _current_timestamps(source: Source, plan: Plan) -> set[tuple[str, str]]:
+    """Columns whose default is CURRENT_TIMESTAMP."""
+    return {
+        (table.name, row[1])
+        for table in plan.tables.values()
+        if table.table is not None
+        for row in source.rows(f"PRAGMA table_xinfo({quoted(table.name)})")
+        if "CURRENT_TIMESTAMP" in str(row[4] or "").upper()
+    }
+
+
+def _write(
+    path: Path,
+    package: Path,
+    connection: Connection,
+    target: Target,
+    plan: Plan,
+    whole_seconds: set[tuple[str, str]],
+    base: Path | None,
+    log: change_log.ChangeLog,
+    whole: bool,
+) -> CarryResult:
+    database = Database(path, package)
+    before = Database(base, package, read_only=True) if base is not None else None
+    merging = fingerprint(path) != log.fingerprint
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        carry = _Carry(database, target, plan, whole_seconds)
+        carry.run(list(plan.tables) if whole else log.whole, Merge(database, target, plan, before) if merging else None)
+        database.execute("COMMIT")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        database.close()
+        if before is not None:
+            before.close()
+    target.supersede(carry.superseded)
+    sql = f"UPDATE {BOOKKEEPING}.change_log SET fingerprint = %s"
+    run(connection, sql, (fingerprint(path),))
+    if carry.result.merged:
+        # What was settled now must not be carried a second time.
+        run(connection, f"DELETE FROM {change_log.LOG}")
+    connection.commit()
+    return carry.result
+
+
+class _Carry:
+    """One carry-back, within the transactions of both sides."""
+
+    def __init__(self, database: Database, target: Target, plan: Plan, whole_seconds: set[tuple[str, str]]) -> None:
+        self._database, self._target, self._plan, self._whole_seconds = database, target, plan, whole_seconds
+        self._merge: Merge | None = None
+        self._kept_rows = target.kept_rows(plan)
+        self._inserted: dict[str, list[Key]] = {}
+        self.superseded: set[int] = set()
+        self.result = CarryResult()
+
+    def run(self, whole: Sequence[str], merge: Merge | None) -> None:
+        """Carry all tables, parents before their children."""
+        work = {
+            name: self._target.touched(table) if name not in whole else self._all_keys(table)
+            for name, table in self._plan.tables.items()
+        }
+        self.result.whole = sorted(set(whole) & set(work))
+        if merge is not None:
+            merge.decide({name: keys for name, keys in work.items() if keys})
+            if merge.needed:
+                self._merge = merge
+                self.result.merged = True
+        for name, keys in work.items():
+            table = self._plan.tables[name]
+            counts = Carried()
+            if not key_columns(table):
+                if name in whole:
+                    self._multiset(table, counts)
+            elif table.is_full_text:
+                self._full_text(table, keys, counts)
+            elif table.is_vectors:
+                self._vectors(table, keys, counts)
+            else:
+                self._rows(table, keys, counts)
+            if keys or counts.changed:
+                self.result.tables[name] = counts
+            self._supersede_cells(table, keys)
+        self._adopted()
+        self._supersede_rows(work)
+        self.result.superseded = len(self.superseded)
+        self.result.changed = any(counts.changed for counts in self.result.tables.values()) or bool(self.superseded)
+        if self._merge is not None:
+            self.result.renumbered, self.result.conflicts = self._merge.renumbered(), self._merge.conflicts
+
+    def _all_keys(self, table: TablePlan) -> list[Key]:
+        """All keys of both sides."""
+        if not key_columns(table):
+            return []
+        if table.is_full_text:
+            ours = [(entity,) for entity in self._database.entries(table)]
+        else:
+            ours = self._database.keys(table)
+        return sorted({*ours, *self._target.keys(table)}, key=repr)
+
+    def _note(self, table: TablePlan, key: Key) -> None:
+        self.result.touched.setdefault(table.name, []).append(list(key))
+
+    def _is_kept(self, table: TablePlan, key: Key) -> bool:
+        """Whether a row stands in SQLite alone since it was quarantined as a whole."""
+        return key in self._kept_rows.get(table.name, {})
+
+    # Ordinary tables
+
+    def _rows(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
+        for some in chunks(keys):
+            theirs = self._target.rows(table, some)
+            for key in some:
+                if key not in theirs and not (self._merge and self._merge.keeps(table, key)):
+                    self._delete(table, key, counts)
+        late: list[tuple[Key, Row]] = []
+        for some in chunks(keys):
+            actions: dict[Key, dict[str, list[str]]] = {}
+            for (key, column), records in self._target.kept_cells(table, some).items():
+                actions.setdefault(key, {})[column] = [action for _, action, _ in records]
+            for key, values in self._target.rows(table, some).items():
+                at, wanted = key, values
+                if self._merge is not None:
+                    placed = self._merge.place(table, key, values)
+                    if placed is None:
+                        continue
+                    at, wanted = placed
+                try:
+                    self._upsert(table, at, wanted, actions.get(key, {}), counts)
+                except sqlite3.IntegrityError:
+                    late.append((at, wanted))
+                if at == key and wanted == values:
+                    self._note(table, key)
+        # A unique value that moved from one row to another is free once the other row is written.
+        for at, _ in late:
+            self._remove(table, at)
+        for _, wanted in late:
+            self._insert(table, wanted)
+            counts.updated += 1
+
+    def _delete(self, table: TablePlan, key: Key, counts: Carried) -> None:
+        if self._is_kept(table, key):
+            return
+        removed = self._remove(table, key)
+        counts.deleted += removed
+        counts.unchanged += not removed
+        self._note(table, key)
+
+    def _remove(self, table: TablePlan, key: Key) -> int:
+        where = " AND ".join(f"{quoted(name)} = ?" for name in key_columns(table))
+        return self._database.execute(f"DELETE FROM {quoted(table.name)} WHERE {where}", key).rowcount
+
+    def _upsert(self, table: TablePlan, key: Key, values: Row, actions: dict[str, list[str]], counts: Carried) -> None:
+        present = self._database.row(table, key)
+        if present is None or self._is_kept(table, key):
+            if present is not None:
+                self._remove(table, key)
+            self._insert(table, values)
+            counts.inserted += present is None
+            counts.updated += present is not None
+            self._inserted.setdefault(table.name, []).append(key)
+            return
+        different = self._differing(table, present, values, actions)
+        if not different:
+            counts.unchanged += 1
+            return
+        changed = ", ".join(f"{quoted(table.columns[place])} = ?" for place in different)
+        where = " AND ".join(f"{quoted(name)} = ?" for name in key_columns(table))
+        self._database.execute(
+            f"UPDATE {quoted(table.name)} SET {changed} WHERE {where}",
+            [*(self._form(table, place, values[place]) for place in different), *key],
+        )
+        counts.updated += 1
+        now = self._database.row(table, key)
+        if now is None or self._differing(table, now, values, actions):
+            raise self._not_held(table, key)
+
+    def _differing(self, table: TablePlan, present: Row, values: Row, actions: dict[str, list[str]]) -> list[int]:
+        """Places of the cells that do not give the target's values."""
+        labels = {keeper: table.columns.index(label) for label, keeper in table.label_keepers.items()}
+        return [
+            place
+            for place, (name, codec) in enumerate(zip(table.columns, table.codecs))
+            if not stands_for(
+                codec,
+                present[place],
+                values[place],
+                actions.get(name, ()),
+                present[labels[name]] if name in labels else None,
+            )
+        ]
+
+    def _form(self, table: TablePlan, place: int, value: Any) -> Any:
+        name = table.columns[place]
+        return written(table.codecs[place], value, (table.name, name) in self._whole_seconds)
+
+    def _insert(self, table: TablePlan, values: Row) -> None:
+        columns = ", ".join(map(quoted, table.columns))
+        marks = ", ".join("?" * len(table.columns))
+        self._database.execute(
+            f"INSERT INTO {quoted(table.name)} ({columns}) VALUES ({marks})",
+            [self._form(table, place, value) for place, value in enumerate(values)],
+        )
+        names = key_columns(table)
+        key = tuple(values[table.columns.index(name)] for name in names)
+        now = self._database.row(table, key) if names else values
+        if now is None or names and self._differing(table, now, values, {}):
+            raise self._not_held(table, key)
+
+    @staticmethod
+    def _not_held(table: TablePlan, key: Key) -> EngineError:
+        return EngineError(
+            f"SQLite does not hold the row {key} of {table.name} as it was written",
+            "every value of PostgreSQL in SQLite",
+            "both databases; nothing was carried back",
+            "look for a trigger on this table in SQLite, or report this with the table's definition",
+        )
+
+    def _multiset(self, table: TablePlan, counts: Carried) -> None:
+        """Carry a table without a primary key: rows are the same if all of their cells are."""
+        wanted = Counter(self._target.all_rows(table))
+        columns = ", ".join(map(quoted, table.columns))
+        for rowid, *cells in self._database.execute(f"SELECT _rowid_, {columns} FROM {quoted(table.name)}").fetchall():
+            same = next((row for row in wanted if not self._differing(table, tuple(cells), row, {})), None)
+            if same is not None:
+                wanted[same] -= 1
+                wanted += Counter()
+                counts.unchanged += 1
+            elif (rowid,) not in self._kept_rows.get(table.name, {}):
+                self._database.execute(f"DELETE FROM {quoted(table.name)} WHERE _rowid_ = ?", (rowid,))
+                counts.deleted += 1
+        for row in wanted.elements():
+            self._insert(table, row)
+            counts.inserted += 1
+        self._note(table, ())
+
+    # Search tables
+
+    def _vectors(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
+        for some in chunks(keys):
+            theirs = self._target.rows(table, some)
+            for key in some:
+                at, wanted = key, theirs.get(key)
+                if self._merge is not None:
+                    placed = self._merge.place_index(table, key, wanted)
+                    if placed is None:
+                        continue
+                    at, wanted = placed
+                if wanted is None and self._is_kept(table, key):
+                    continue
+                present = self._database.row(table, at)
+                if at == key and wanted == theirs.get(key):
+                    self._note(table, key)
+                if present == wanted or present and wanted and not self._differing(table, present, wanted, {}):
+                    counts.unchanged += 1
+                    continue
+                # vec0 replaces nothing, and changes no partition.
+                if present is not None:
+                    self._remove(table, at)
+                    self._require_gone(table, at)
+                if wanted is not None:
+                    self._insert(table, wanted)
+                    counts.inserted += present is None
+                    counts.updated += present is not None
+                else:
+                    counts.deleted += 1
+
+    def _require_gone(self, table: TablePlan, key: Key) -> None:
+        sql = f"SELECT count(*) FROM {quoted(table.name + '_rowids')} WHERE rowid = ?"
+        if self._database.execute(sql, key).fetchone()[0]:
+            raise EngineError(
+                f"sqlite-vec does not delete the vector of entity {key[0]}, and does not say so (0.1.7, 0.1.8)",
+                "a vec0 table that gives up a row",
+                "both databases; nothing was carried back",
+                "install sqlite-vec 0.1.9 in Pensieve's virtual environment, then run again",
+            )
+
+    def _full_text(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
+        if not keys:
+            return
+        words = WordsBack()
+        rowids: list[int] = []
+        for some in chunks(keys):
+            theirs = self._target.rows(table, some)
+            texts = self._target.entity_texts([key[0] for key in some])
+            for key in some:
+                found = theirs.get(key)
+                wanted = None
+                if found is not None:
+                    wanted = words.raw(found[1:], *texts.get(key[0], (None, [], [])))
+                at = key
+                if self._merge is not None:
+                    placed = self._merge.place_index(table, key, (key[0], *wanted) if wanted is not None else None)
+                    if placed is None:
+                        continue
+                    at, row = placed
+                    wanted = row[1:] if row is not None else None
+                if found is None and self._is_kept(table, key):
+                    continue
+                written_as = self._entry(table, at[0], wanted, counts)
+                if at == key:
+                    self._note(table, key)
+                    rowids += written_as
+        self.result.touched[f"{table.name}_content"] = [[rowid] for rowid in rowids]
+
+    def _entry(self, table: TablePlan, entity: int, wanted: Row | None, counts: Carried) -> list[int]:
+        """Give an entity this one entry; the newest stays if it says the same. Give the rowid that it has."""
+        present = self._database.entries_of(table, entity)
+        keep = bool(present) and wanted is not None and _says(self._database.entry(table, present[-1]), wanted)
+        for rowid in present[:-1] if keep else present:
+            self._database.execute(f"DELETE FROM {quoted(table.name)} WHERE rowid = ?", (rowid,))
+        if keep:
+            counts.unchanged += len(present) == 1
+            counts.updated += len(present) > 1
+            return present[-1:]
+        if wanted is None:
+            counts.deleted += bool(present)
+            counts.unchanged += not present
+            return []
+        columns = ", ".join(map(quoted, table.columns))
+        sql = f"INSERT INTO {quoted(table.name)} ({columns}) VALUES (?, ?, ?, ?)"
+        done = self._database.execute(sql, (entity, *wanted))
+        counts.inserted += not present
+        counts.updated += bool(present)
+        return [int(done.lastrowid or 0)]
+
+    # Quarantine
+
+    def _adopted(self) -> None:
+        """Remove quarantined rows that refer to a row which PostgreSQL has given since: they are not that row's."""
+        for child in self._plan.tables.values():
+            kept = self._kept_rows.get(child.name)
+            if not kept:
+                continue
+            if child.is_vectors or child.is_full_text:
+                for key in self._inserted.get("entities", []):
+                    if key in kept and key not in self._target.rows(child, [key]):
+                        self._forget_index(child, key)
+                continue
+            names = key_columns(child)
+            for foreign in child.target.foreign_keys():
+                if len(foreign.columns) != 1 or not names:
+                    continue
+                wanted = ", ".join(map(quoted, names))
+                sql = f"SELECT {wanted} FROM {quoted(child.name)} WHERE {quoted(foreign.columns[0])} = ?"
+                for parent in self._inserted.get(str(foreign.parent), []):
+                    for key in self._database.execute(sql, parent[:1]).fetchall():
+                        if key in kept and key not in self._target.rows(child, [key]):
+                            self._remove(child, key)
+
+    def _forget_index(self, table: TablePlan, key: Key) -> None:
+        if table.is_full_text:
+            self._entry(table, key[0], None, Carried())
+        else:
+            self._remove(table, key)
+
+    def _supersede_cells(self, table: TablePlan, keys: Sequence[Key]) -> None:
+        """Find the originals of cells that SQLite no longer holds."""
+        if table.is_full_text:
+            return
+        for some in chunks(keys):
+            for (key, column), records in self._target.kept_cells(table, some).items():
+                row = self._database.row(table, key)
+                now = quarantine_form(row[table.columns.index(column)]) if row and column in table.columns else None
+                self.superseded.update(number for number, _, original in records if original != now)
+
+    def _supersede_rows(self, work: dict[str, list[Key]]) -> None:
+        """Find the originals of whole rows whose key PostgreSQL has given anew, or which SQLite no longer has."""
+        for name, kept in self._kept_rows.items():
+            table = self._plan.tables.get(name)
+            if table is None or not key_columns(table):
+                continue
+            given = self._target.rows(table, [key for key in work[name] if key in kept])
+            if table.is_full_text:
+                there = {key for key in kept if self._database.entries_of(table, key[0])}
+            elif table.is_vectors:
+                there = set(self._database.keys(table))
+            else:
+                there = {key for key in kept if self._database.row(table, key) is not None}
+            for key, numbers in kept.items():
+                if key in given or key not in there:
+                    self.superseded.update(numbers)
+
+
+def _says(entry: Row, wanted: Row) -> bool:
+    """Whether an entry of SQLite has the path and the words of another."""
+    if not all(isinstance(part, str) for part in entry):
+        return False
+    return bool(entry[0] == wanted[0] and all(squeezed(a) == squeezed(b) for a, b in zip(entry[1:], wanted[1:])))

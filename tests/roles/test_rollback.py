@@ -1,0 +1,230 @@
+"""Rollback: everything comes back, and an incident is met; whole playbooks, a real Pensieve, a real container."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rollback.world import Writer, request, screenshot
+from sample_installation.installation import Installation
+from sqlite_to_postgresql.verify import verify
+
+from .conftest import ROOT, Playbook, free_ports
+
+pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.slow]
+
+NAME = "autotask-postgres-rollback-test"
+
+
+def docker(*arguments: str) -> str:
+    """Run docker."""
+    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Site:
+    """The sample installation, its playbooks and its server."""
+
+    def __init__(self, sample: Installation, playbook: Playbook, venv: Path, port: str) -> None:
+        self.sample, self._playbook = sample, playbook
+        self.config, self.database = sample.base / "config.yaml", sample.base / "database.db"
+        self.state = sample.settings.home / ".local" / "state" / "pensieve-postgres"
+        self.variables = {
+            "pensieve_user_home": str(sample.settings.home),
+            "pensieve_venv": str(venv),
+            "report_directory": "",
+            "postgres_port": port,
+            "postgres_container_name": NAME,
+            "postgres_volume_name": NAME,
+        }
+        self.dsn = f"postgresql://autotasktracker@127.0.0.1:{port}/autotasktracker"
+
+    def play(self, name: str, code: int, **variables: str) -> str:
+        """Run a playbook; its output in one line."""
+        done = self._playbook(name, **self.variables, **variables)
+        said = re.sub(r"\s+", " ", done.stdout + done.stderr)
+        assert done.returncode == code, said[-6000:]
+        return said
+
+    def send(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask Pensieve; it must answer well."""
+        answer = request(self.sample.endpoint, method, path, body)
+        assert answer.status < 400, answer
+        return answer.body
+
+    def write(self, seed: int) -> None:
+        """Write at random."""
+        Writer(lambda *asked: request(self.sample.endpoint, *asked), seed).write(25)
+
+    def add(self, name: str) -> dict[str, Any]:
+        """Add an entity, indexed."""
+        library = self.send("GET", "/libraries")[0]
+        body = screenshot(random.Random(name), name, library["folders"][0]["id"])
+        path = f"/libraries/{library['id']}/entities?trigger_webhooks_flag=false&update_index=true"
+        added: dict[str, Any] = self.send("POST", path, body)
+        return added
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest."""
+        found: dict[str, Any] = json.loads((self.state / "manifest.json").read_text())
+        return found
+
+    def require_equal(self) -> None:
+        """Stop Pensieve for a moment, and compare every cell but full text that lags behind its rows."""
+        self.sample.stop()
+        passfile = str(self.sample.settings.home / ".pgpass")
+        result = verify(self.database, self.dsn, passfile=passfile, jobs=1)
+        wrong = [found for found in result.differences if "differ" not in found.what or found.table != "entities_fts"]
+        assert not wrong, wrong[:5]
+        self.sample.start()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[str]:
+    """Of the server that this file makes; it is removed afterwards with its data."""
+    yield str(free_ports(1)[0])
+    subprocess.run(["docker", "rm", "--force", NAME], check=True, capture_output=True)
+    subprocess.run(["docker", "volume", "rm", "--force", NAME], check=True, capture_output=True)
+
+
+@pytest.fixture
+def site(sample: Installation, playbook: Playbook, pensieve_venv: Path, port: str) -> Site:
+    """The sample on PostgreSQL, with its old settings remembered."""
+    here = Site(sample, playbook, pensieve_venv, port)
+    here.config.chmod(0o640)
+    here.play("migrate.yml", 0)
+    assert here.manifest()["phase"] == "complete"
+    return here
+
+
+@pytest.fixture
+def before(sample: Installation) -> tuple[bytes, int]:
+    """The settings before the migration."""
+    config = sample.base / "config.yaml"
+    config.chmod(0o640)
+    return config.read_bytes(), config.stat().st_mode
+
+
+def settings_of(site: Site) -> tuple[bytes, int]:
+    """Bytes and mode of the settings now."""
+    return site.config.read_bytes(), site.config.stat().st_mode
+
+
+def test_everything_comes_back(before: tuple[bytes, int], site: Site) -> None:
+    site.write(11)
+    said = site.play("rollback.yml", 0)
+    assert re.search(r"Carries back into \S+ what was written since .*? rows touched \(entities \d+", said), said
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert re.search(r"Compared on both sides: [1-9]\d* cells, all equal", said), said
+    assert settings_of(site) == before
+    site.require_equal()
+    assert site.manifest()["left_behind"] == 0
+    again = site.play("rollback.yml", 0)
+    assert "Nothing to roll back" in again
+    assert "changed=0" in again
+
+
+def test_server_dead(before: tuple[bytes, int], site: Site) -> None:
+    container = docker("inspect", "--format={{.Id}}", NAME)
+    theirs = site.add("postgresql")
+    docker("kill", NAME)
+    said = site.play("rollback.yml", 2)
+    assert "Found: Pensieve is on SQLite again, healthy, but what was written to PostgreSQL" in said, said
+    assert "ansible-playbook carry-back.yml" in said, said
+    assert settings_of(site) == before
+    ours = site.add("sqlite")
+    assert ours["id"] == theirs["id"], "both sides have given the same id"
+    refused = site.play("carry-back.yml", 2)
+    assert "Untouched: everything; Pensieve runs on SQLite as before." in refused, refused
+    docker("start", NAME)
+    wait_for_server(site)
+    carried = site.play("carry-back.yml", 0)
+    entities = {site.send("GET", f"/entities/{number}")["filepath"]: number for number in (ours["id"], ours["id"] + 1)}
+    assert entities == {ours["filepath"]: ours["id"], theirs["filepath"]: ours["id"] + 1}, carried
+    assert f"entities {theirs['id']} of PostgreSQL is {ours['id'] + 1} in SQLite" in carried
+    back = site.send("GET", f"/entities/{ours['id'] + 1}")
+    for part in ("metadata_entries", "tags"):
+        assert sorted(e.get("key", e.get("name")) for e in back[part]) == sorted(
+            e.get("key", e.get("name")) for e in theirs[part]
+        )
+    found = site.send("GET", "/search?q=quoted+line+tab+two&limit=40")
+    assert found is not None
+    told = json.loads(next(site.state.glob("carried-back-*.json")).read_text())
+    assert {"table": "entities", "postgresql": theirs["id"], "sqlite": ours["id"] + 1, "joined": False} in told[
+        "renumbered"
+    ]
+    assert site.manifest()["left_behind"] == 0
+    assert "Nothing to carry back" in site.play("carry-back.yml", 0)
+    site.play("migrate.yml", 0)
+    assert docker("inspect", "--format={{.Id}}", NAME) == container
+    site.play("rollback.yml", 0)
+
+
+def wait_for_server(site: Site) -> None:
+    """Until the container is healthy."""
+    deadline = time.monotonic() + 60
+    while docker("inspect", "--format={{.State.Health.Status}}", NAME) != "healthy":
+        assert time.monotonic() < deadline, docker("logs", NAME)
+        time.sleep(0.2)
+
+
+def kill_at(site: Site, name: str, task: str) -> None:
+    """Start a playbook, and kill it without mercy, its modules too, as soon as a task begins."""
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), name]
+    for variable, value in site.variables.items():
+        command += ["-e", f"{variable}={value}"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert any(task in line for line in process.stdout), f"{name} ended before {task}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_damaged_database_edited_settings_and_a_killed_rollback(before: tuple[bytes, int], site: Site) -> None:
+    site.write(12)
+    site.config.write_bytes(site.config.read_bytes() + b"\nfacet_by_hand: true\n")
+    with site.database.open("r+b") as file:
+        file.truncate(site.database.stat().st_size // 2)
+    said = site.play("rollback.yml", 2)
+    assert "-facet_by_hand: true" in said, said
+    assert "rollback_overwrite_config=true" in said, said
+    assert site.send("GET", "/libraries")
+    site.variables["rollback_overwrite_config"] = "true"
+    kill_at(site, "rollback.yml", "carry_back | Write what PostgreSQL holds into SQLite")
+    said = site.play("rollback.yml", 0)
+    assert list(site.database.parent.glob("database.db.damaged-*")), "the damaged file is kept"
+    assert settings_of(site) == before
+    site.require_equal()
+
+
+def test_volume_gone(before: tuple[bytes, int], site: Site) -> None:
+    site.write(13)
+    docker("rm", "--force", NAME)
+    docker("volume", "rm", NAME)
+    said = site.play("rollback.yml", 2)
+    assert "Left behind in PostgreSQL" in said
+    assert ": unknown." in said
+    assert settings_of(site) == before
+    assert site.send("GET", "/libraries")
+    site.play("carry-back.yml", 2)
+    site.play("migrate.yml", 0)
+    refused = site.play("carry-back.yml", 2)
+    assert "ansible-playbook rollback.yml carries back by itself" in refused
+    site.play("rollback.yml", 0)
