@@ -338,6 +338,25 @@ def test_unknown_tables_and_columns(source: Path, make_target: Callable[[], str]
     assert rows(dsn, "INSERT INTO work_sessions (title) VALUES ('next') RETURNING id") == [(10,)]
 
 
+def test_indexes_of_autotasktracker(source: Path, make_target: Callable[[], str], template: Catalog) -> None:
+    """Indexes that Pensieve does not make are made on the target too, and the verifier knows why they are there."""
+    dirty(
+        source,
+        "CREATE INDEX idx_entities_created_at ON entities(created_at); "
+        "CREATE INDEX idx_metadata_entity_key ON metadata_entries(entity_id, key); "
+        "CREATE INDEX of_an_expression ON entities(lower(filename))",
+    )
+    target = make_target()
+    result = copy(source, target)
+    told = [note for note in result.notes if note.startswith("index ")]
+    assert [note.endswith("it is not carried over") for note in sorted(told)] == [False, False, True], told
+    made = catalog(target)["index"]
+    assert made["entities.idx_entities_created_at"].endswith("USING btree (created_at)")
+    assert made["metadata_entries.idx_metadata_entity_key"].endswith("USING btree (entity_id, key)")
+    assert verify(source, target, expected_catalog=template).equal
+    assert not copy(source, target).changed
+
+
 def test_refused_sources(source: Path, make_target: Callable[[], str]) -> None:
     """What is not understood is named, and nothing is copied."""
     dirty(

@@ -9,6 +9,13 @@ SELECT current_setting('server_version') AS server,
        (SELECT count(*) FROM public.entities) AS entities,
        (SELECT count(*) FROM public.entities_vec_v2) AS vectors,
        (SELECT count(*) FROM public.entities_fts) AS texts,
-       (SELECT bool_and(indisvalid) FROM pg_index WHERE indexrelid = 'public.idx_entities_vec_v2_embedding'::regclass) AS hnsw_valid
+       (SELECT bool_and(indisvalid) FROM pg_index WHERE indexrelid = to_regclass('public.idx_entities_vec_v2_embedding')) AS hnsw_valid,
+       to_regclass('public.idx_metadata_active_app') IS NOT NULL AS active_app,
+       json_build_object('jit', current_setting('jit'),
+                         'random_page_cost', current_setting('random_page_cost'),
+                         'shared_buffers', current_setting('shared_buffers'),
+                         'effective_cache_size', current_setting('effective_cache_size'),
+                         'ef_search', current_setting('hnsw.ef_search', true),
+                         'iterative_scan', current_setting('hnsw.iterative_scan', true)) AS settings
 FROM pg_database
 WHERE datname = current_database()

@@ -188,8 +188,19 @@ def _plan_rows(
     if known:
         there = {index.columns for index in target.indexes}
         for index in table.indexes:
-            if index.origin == "c" and index.name != _ACTIVE_APP and index.columns not in there:
-                notes.append(f"index {index.name} of {table.name} is not Pensieve's own; it is not carried over")
+            if index.origin != "c" or index.name == _ACTIVE_APP or index.columns in there:
+                continue
+            # AutoTaskTracker makes some for its own queries, which are slow without them.
+            plain = bool(index.columns) and not index.partial and not index.unique
+            carried = plain and set(index.columns) <= target.columns.keys()
+            if carried:
+                listed = ", ".join(map(quoted, index.columns))
+                create = f"CREATE INDEX {quoted(index.name)} ON {quoted(table.name)} ({listed})"
+                target.indexes.append(TargetIndex(index.name, create, "btree", False, index.columns))
+            notes.append(
+                f"index {index.name} of {table.name} is not Pensieve's own; it is"
+                f" {'' if carried else 'not '}carried over"
+            )
     names = {column.name for column in table.columns}
     for made in target.columns.values():
         if made.name not in names and made.not_null and not made.generated:
