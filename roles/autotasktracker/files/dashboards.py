@@ -4,8 +4,8 @@ Runs with AutoTaskTracker's own interpreter. Each page runs in a process of its 
 time limit. A page passes when it raises nothing, shows no error box, shows values that stand in the database, and opens
 no SQLite database of Pensieve. A page that asks for a period shows the longest one when the first one holds nothing.
 
-Prints JSON: {"dashboards": [{"page", "result": "pass"|"fail", "evidence", "shown", "rows_read", "seconds"}]}; exit code 0
-also when pages fail, since telling is its task; 2 when it cannot tell.
+Prints JSON: {"dashboards": [{"page", "result": "pass" or "fail", "evidence", "shown", "rows_read", "seconds"}]}. The exit
+code is 0 also when pages fail, since telling is its task; 2 when it cannot tell.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def show(page: Path) -> dict[str, Any]:
     read = sys.modules.get("autotasktracker.postgresql_first")
     return {
         "exceptions": [str(element.message or element.value) for element in run.exception],
-        "errors": [str(element.value) for element in run.error],
+        "errors": [str(element.value) for element in run.main.error],
         "texts": shown,
         "sqlite": sorted({name for name in opened if "database.db" in name}),
         "rows_read": read.rows_read() if read else None,

@@ -7,8 +7,8 @@ Put into this package by the migration to PostgreSQL, and taken out by its rollb
   config.yaml. What is no PostgreSQL URI does not count. The password stands in libpq's password file.
 - `connect`, `ThreadedConnectionPool`, `RealDictCursor` for connections, in place of psycopg2's.
 
-Emergency: `AUTOTASK_EMERGENCY_SQLITE=/path/to/database.db` puts everything back on that SQLite file for as long as it is
-set. Nothing falls back by itself: rows written to SQLite while PostgreSQL restarts would be missing there.
+Emergency: `AUTOTASK_EMERGENCY_SQLITE=/path/to/database.db` puts everything back on that SQLite file for as long as it
+is set. Nothing falls back by itself: rows written to SQLite while PostgreSQL restarts would be missing there.
 
 What is different from psycopg2: `?` placeholders; `"text"` in double quotes where no column has that name; `%` in LIKE;
 LIKE ignores case; date(), datetime(), strftime() with SQLite's modifiers; INSERT OR REPLACE/IGNORE; labels of metadata
@@ -19,18 +19,23 @@ are text as in SQLite, and each statement is committed at once, as on the packag
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 import psycopg2.pool
+
+# pandas takes any connection of DB-API 2 and warns each time.
+warnings.filterwarnings("ignore", message="pandas only supports SQLAlchemy", category=UserWarning)
 
 SETTINGS = Path(__file__).resolve().parent.parent / "autotasktracker.env"
 VARIABLES = ("AUTOTASK_DATABASE_URL", "MEMOS_DATABASE_PATH", "MEMOS_DB_PATH")
@@ -63,7 +68,7 @@ def memos_path(path: str) -> str:
     return str(memos_dir()) + rest if separator and path.startswith("/") else path
 
 
-def database_uri() -> Optional[str]:
+def database_uri() -> str | None:
     """URI of PostgreSQL, None when none is set or the emergency file is to be used."""
     settings = _settings()
     if settings.get(EMERGENCY):
@@ -106,6 +111,26 @@ def pool_statistics(method: Callable[..., dict[str, Any]]) -> Callable[..., dict
         return pool.statistics() if pool is not None else method(manager)
 
     return statistics
+
+
+def answers(method: Callable[..., bool]) -> Callable[..., bool]:
+    """Decorator of a manager's method that tells whether the database answers: on PostgreSQL, ask the database itself,
+    not Pensieve, which need not run for reading.
+    """
+
+    @functools.wraps(method)
+    def asked(manager: Any) -> bool:
+        if getattr(manager, "_postgresql_pool", None) is None:
+            return method(manager)
+        try:
+            with manager.get_connection() as connection:
+                connection.execute("SELECT 1")
+        except Exception as error:
+            logging.getLogger(__name__).error("PostgreSQL does not answer: %s", error)
+            return False
+        return True
+
+    return asked
 
 
 # SQL
@@ -162,6 +187,7 @@ _COLUMNS = (
     " FROM information_schema.columns WHERE table_schema = 'public' AND table_name = '{}' ORDER BY 1"
 )
 _ENDS_PATTERN = {"AND", "OR", "ORDER", "GROUP", "LIMIT", "THEN", "ELSE", "END", "WHEN", "UNION", "HAVING", ")", ","}
+_CLAUSES = {"SELECT", "FROM", "ON", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
 _COMPARES = {"=", "==", "!=", "<>", "IN", "NOT", "LIKE"}
 _STRFTIME = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH24", "%M": "MI", "%S": "SS", "%f": "SS.MS", "%j": "DDD"}
 _UTC_NOW = "timezone('UTC', now())"
@@ -230,6 +256,8 @@ class Translator:
         self.tokens: list[Token] = []
         self.tables: list[str] = []
         self.names: set[str] = set()
+        self.aliases: set[str] = set()
+        self.clause = ""
         self.formatted = False
         self.creates = False
 
@@ -247,7 +275,7 @@ class Translator:
             if before.upper in ("FROM", "JOIN", "INTO", "UPDATE", "TABLE"):
                 self.tables.append(token.value.strip('"').lower())
             if before.upper == "AS":
-                self.names.add(token.value.strip('"').lower())
+                self.aliases.add(token.value.strip('"').lower())
         for table in self.tables:
             self.names |= {table, *self.catalog.columns.get(table, ())}
         if first == "PRAGMA":
@@ -269,6 +297,7 @@ class Translator:
                 continue
             rest = significant(tokens[position + 1 : position + 8])
             after = rest[0] if rest else Token("other", "")
+            self.clause = token.upper if token.upper in _CLAUSES else self.clause
             pattern = pattern and token.upper not in _ENDS_PATTERN
             function = FUNCTIONS.get(token.upper) if after.value == "(" and token.kind == "word" else None
             if function is not None and before.value != ".":
@@ -313,8 +342,14 @@ class Translator:
         return "'" + (content.replace("%", "%%") if self.bound else content) + "'"
 
     def name(self, content: str, before: Token, after: Token, pattern: bool = False) -> str:
-        """What stands in double quotes: a name where SQLite finds one, else text."""
-        if content.lower() in self.names or "." in (before.value, after.value) or before.upper == "INDEX":
+        """What stands in double quotes: a name where SQLite finds one, else text.
+
+        SQLite also takes it for a name that the result's columns have been given, even where rows are chosen:
+        `value AS category … key = "category"` compares a column with itself there. Text is what was meant.
+        """
+        sorts = self.clause in ("ORDER", "GROUP", "HAVING") and content.lower() in self.aliases
+        named = "." in (before.value, after.value) or before.upper in ("AS", "INDEX", "TABLE", "INTO", "FROM", "JOIN")
+        if content.lower() in self.names or sorts or named:
             content = content.lower() if content.lower() in self.names else content
             return '"' + content.replace('"', '""').replace("%", "%%" if self.bound else "%") + '"'
         return self.text(content.replace("'", "''"), pattern)
@@ -566,7 +601,7 @@ def _value(value: Any) -> Any:
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
 
-def _parameters(translated: Translated, given: Any) -> Optional[dict[str, Any]]:
+def _parameters(translated: Translated, given: Any) -> dict[str, Any] | None:
     """Parameters by the names that the translation gave them."""
     if isinstance(given, dict):
         return given
@@ -599,7 +634,7 @@ class Row(tuple):  # type: ignore[type-arg]
         return tuple.__getitem__(self, place)
 
 
-def _stamp(value: Optional[str], cursor: Any) -> Optional[str]:
+def _stamp(value: str | None, cursor: Any) -> str | None:
     """A timestamp as SQLite holds it: text, with six decimals or none."""
     if value is None or "." not in value:
         return value
@@ -649,7 +684,7 @@ class _Understanding:
         return self
 
     @property
-    def lastrowid(self) -> Optional[int]:
+    def lastrowid(self) -> int | None:
         """The id that the last INSERT of this connection got."""
         with psycopg2.extensions.connection.cursor(
             self.connection, cursor_factory=psycopg2.extensions.cursor
@@ -679,12 +714,12 @@ class Cursor(_Understanding, psycopg2.extensions.cursor):  # type: ignore[misc]
             row.names = names
         return rows
 
-    def fetchone(self) -> Optional[Row]:
+    def fetchone(self) -> Row | None:
         """The next row, None after the last."""
         found = super().fetchone()
         return None if found is None else self._rows([found])[0]
 
-    def fetchmany(self, size: Optional[int] = None) -> list[Row]:
+    def fetchmany(self, size: int | None = None) -> list[Row]:
         """The next rows."""
         return self._rows(super().fetchmany(*([] if size is None else [size])))
 
@@ -741,7 +776,7 @@ class Connection(psycopg2.extensions.connection):
         )
 
 
-def connect(dsn: Optional[str] = None, **named: Any) -> Connection:
+def connect(dsn: str | None = None, **named: Any) -> Connection:
     """psycopg2.connect, with a connection that understands SQLite's SQL; times are UTC, as Pensieve stores them."""
     named.setdefault("connect_timeout", 10)
     connection: Connection = psycopg2.connect(dsn, connection_factory=Connection, **named)
@@ -807,7 +842,7 @@ class ThreadedConnectionPool:
             self.shared.free.release()
             raise
 
-    def putconn(self, conn: Optional[Connection] = None, key: Any = None, close: bool = False) -> None:
+    def putconn(self, conn: Connection | None = None, key: Any = None, close: bool = False) -> None:
         """Give a connection back."""
         self.shared.putconn(conn, key, close)
         self.shared.free.release()
