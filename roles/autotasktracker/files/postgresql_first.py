@@ -68,6 +68,11 @@ def memos_path(path: str) -> str:
     return str(memos_dir()) + rest if separator and path.startswith("/") else path
 
 
+def memos_config() -> Path:
+    """Pensieve's settings file."""
+    return memos_dir() / "config.yaml"
+
+
 def database_uri() -> str | None:
     """URI of PostgreSQL, None when none is set or the emergency file is to be used."""
     settings = _settings()
@@ -76,7 +81,7 @@ def database_uri() -> str | None:
     for name in VARIABLES:
         if settings.get(name, "").startswith(SCHEMES):
             return settings[name]
-    config = memos_dir() / "config.yaml"
+    config = memos_config()
     if config.exists():
         import yaml
 
@@ -131,6 +136,27 @@ def answers(method: Callable[..., bool]) -> Callable[..., bool]:
         return True
 
     return asked
+
+
+_RAW = """
+SELECT e.id, e.filepath, e.created_at, e.created_at AS timestamp, w.value AS active_window, w.value AS window_title,
+       c.value AS category, t.value AS tasks, o.value AS ocr_text
+FROM entities e
+LEFT JOIN metadata_entries w ON w.entity_id = e.id AND w.key = 'active_window'
+LEFT JOIN metadata_entries c ON c.entity_id = e.id AND c.key = 'category'
+LEFT JOIN metadata_entries t ON t.entity_id = e.id AND t.key = 'tasks'
+LEFT JOIN metadata_entries o ON o.entity_id = e.id AND o.key = 'ocr_result'
+WHERE e.created_at >= ? AND e.created_at <= ?
+ORDER BY e.created_at
+"""
+
+
+def raw_data(repository: Any, start_date: Any, end_date: Any) -> Any:
+    """The screenshots of a period as a data frame, one row each; for pages that ask a repository for a method which it
+    does not have.
+    """
+    found = repository._execute_query(_RAW, (str(start_date), str(end_date)))
+    return found.drop_duplicates("id") if "id" in found else found
 
 
 # SQL
@@ -578,6 +604,12 @@ WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v') GROUP BY c.oid, c.re
 """
 _catalogs: dict[str, Catalog] = {}
 _read = 0
+_asked = 0
+
+
+def statements() -> int:
+    """Statements that read tables, of this process."""
+    return _asked
 
 
 def rows_read() -> int:
@@ -585,9 +617,10 @@ def rows_read() -> int:
     return _read
 
 
-def _count(rows: int) -> None:
-    global _read
+def _count(rows: int, asked: int = 0) -> None:
+    global _asked, _read
     _read += rows
+    _asked += asked
 
 
 @functools.lru_cache(maxsize=1024)
@@ -663,6 +696,7 @@ class _Understanding:
         if dsn not in _catalogs or re.search(r"\b(CREATE|DROP|ALTER)\b", query, re.IGNORECASE):
             _catalogs[dsn] = self.connection.read_catalog()
             _translated.cache_clear()
+        _count(0, "from" in query.lower())
         bound = vars is not None and len(vars) > 0
         translated = _translated(query, bound, dsn, len(_catalogs[dsn].columns))
         super().execute(translated.sql, _parameters(translated, vars) if bound else None)  # type: ignore[misc]

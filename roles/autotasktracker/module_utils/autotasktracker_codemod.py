@@ -24,7 +24,7 @@ LEFT_ALONE = re.compile(r"(^|/)(tests?|backups?|docs|examples|venv|\.venv|node_m
 HARD_CODED = re.compile(r"postgres(ql)?://[^@/\s]+:[^@/\s]+@localhost:\d+/autotasktracker")
 ANOTHER_HOME = re.compile(r"/(Users|home)/\w+/[^'\"]*\.memos(/|$)")
 WRAPPERS = ("uri_or", "memos_path")
-TRIGGERS = re.compile("psycopg2|SidebarSection|selected_screenshot|" + HARD_CODED.pattern + "|" + ANOTHER_HOME.pattern)
+TRIGGERS = re.compile("psycopg2|" + HARD_CODED.pattern + "|" + ANOTHER_HOME.pattern)
 
 
 class Change(NamedTuple):
@@ -98,10 +98,17 @@ def is_ours(node: cst.CSTNode, name: Optional[str] = None) -> bool:
 Value = TypeVar("Value", cst.Arg, cst.Index)
 
 
-def renamed(arg: cst.Arg, wrong: str, right: str) -> cst.Arg:
+KEYWORDS = {
+    "SidebarSection": {"content": "render_func"},
+    "CommonSidebar.render": {"title": "header_title", "icon": "header_icon"},
+}
+"""Functions of the package that pages call with keywords which these do not have: wrong one → right one."""
+
+
+def renamed(arg: cst.Arg, keywords: dict[str, str]) -> cst.Arg:
     """An argument with the keyword that the function has."""
-    if arg.keyword is not None and arg.keyword.value == wrong:
-        return arg.with_changes(keyword=cst.Name(right))
+    if arg.keyword is not None and arg.keyword.value in keywords:
+        return arg.with_changes(keyword=cst.Name(keywords[arg.keyword.value]))
     return arg
 
 
@@ -133,18 +140,7 @@ class Everywhere(Rules):
         if any(is_ours(updated_node, name) and is_ours(updated_node.args[0].value, name) for name in WRAPPERS):
             # A text that was wrapped already.
             return cst.ensure_type(updated_node.args[0].value, cst.Call)
-        if m.matches(updated_node.func, m.Name("SidebarSection")):
-            # Its parameter has another name than this call thinks.
-            return updated_node.with_changes(args=[renamed(arg, "content", "render_func") for arg in updated_node.args])
-        if m.matches(updated_node, m.Call(func=m.Attribute(m.Name("selected_screenshot"), m.Name("get")))):
-            return updated_node.with_changes(args=[read_by_alias(arg) for arg in updated_node.args])
         return updated_node
-
-    def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> cst.Subscript:
-        if not m.matches(updated_node.value, m.Name("selected_screenshot")):
-            return updated_node
-        index = cst.ensure_type(updated_node.slice[0].slice, cst.Index)
-        return updated_node.with_changes(slice=[cst.SubscriptElement(read_by_alias(index))])
 
     def leave_SimpleString(
         self, original_node: cst.SimpleString, updated_node: cst.SimpleString
@@ -160,7 +156,9 @@ class Everywhere(Rules):
 
 
 class Page(Everywhere):
-    """A Streamlit page is run as a script, which knows no package to import from relatively."""
+    """A Streamlit page. It is run as a script, which knows no package to import from relatively; and several pages name
+    what is not there, on SQLite neither.
+    """
 
     def leave_ImportFrom(
         self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom
@@ -175,6 +173,39 @@ class Page(Everywhere):
         for part in parts[1:]:
             module = cst.Attribute(module, cst.Name(part))
         return updated_node.with_changes(relative=[], module=module, whitespace_after_from=cst.SimpleWhitespace(" "))
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+        is_repository = any(m.matches(base.value, m.Name("BaseRepository")) for base in node.bases)
+        self.classes.append("BaseRepository" if is_repository else node.name.value)
+
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.Call:
+        updated_node = super().leave_Call(original_node, updated_node)
+        name = cst.Module([]).code_for_node(updated_node.func)
+        if name in KEYWORDS:
+            return updated_node.with_changes(args=[renamed(arg, KEYWORDS[name]) for arg in updated_node.args])
+        if name == "selected_screenshot.get":
+            return updated_node.with_changes(args=[read_by_alias(arg) for arg in updated_node.args])
+        if m.matches(updated_node.func, m.Attribute(attr=m.Name("get_raw_data"))):
+            repository = cst.ensure_type(updated_node.func, cst.Attribute).value
+            return updated_node.with_changes(func=self.ours("raw_data"), args=[cst.Arg(repository), *updated_node.args])
+        return updated_node
+
+    def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> cst.Subscript:
+        if not m.matches(updated_node.value, m.Name("selected_screenshot")):
+            return updated_node
+        index = cst.ensure_type(updated_node.slice[0].slice, cst.Index)
+        return updated_node.with_changes(slice=[cst.SubscriptElement(read_by_alias(index))])
+
+    def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> cst.BaseExpression:
+        if m.matches(updated_node, m.Attribute(m.Attribute(attr=m.Name("capabilities")), m.Name("backend_type"))):
+            return updated_node.with_changes(attr=cst.Name("performance_tier"))
+        if self.classes[-1:] == ["BaseRepository"] and m.matches(
+            updated_node, m.Attribute(m.Name("self"), m.Name("db_manager"))
+        ):
+            return updated_node.with_changes(attr=cst.Name("db"))
+        if m.matches(updated_node, m.Attribute(m.Call(m.Name("get_config")), m.Name("MEMOS_CONFIG_PATH"))):
+            return cst.Call(self.ours("memos_config"))
+        return updated_node
 
 
 class Configuration(Everywhere):
