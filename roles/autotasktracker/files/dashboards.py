@@ -15,6 +15,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +31,9 @@ VALUES = (
 )
 LONGEST = ("All Time", "All time", "Last 30 Days", "This Month", "Last 7 Days", "This Week", "Last 24 Hours")
 """Names that the pages give to periods, the longest first."""
+
+TELLING = re.compile(r"error|exception|database|cannot|failed", re.IGNORECASE)
+"""What error boxes say that tell of a page that could not load; others say that Ollama or Pensieve does not run."""
 
 
 def is_page(path: Path) -> bool:
@@ -79,7 +83,7 @@ def texts(block: Any) -> list[str]:
     """All that a part of a page shows, as text: also the cells of tables and the data of charts."""
     shown = []
     for element in block:
-        value = None
+        value: Any = None
         with contextlib.suppress(KeyError):
             # A widget without a key has no value before it is touched.
             value = getattr(element, "value", None)
@@ -103,7 +107,11 @@ def show(page: Path) -> dict[str, Any]:
     sys.addaudithook(listen)
     from streamlit.testing.v1 import AppTest
 
-    run = AppTest.from_file(str(page), default_timeout=60).run()
+    run = AppTest.from_file(str(page), default_timeout=60)
+    if "session_state.auto_refresh" in page.read_text(encoding="utf-8"):
+        # Such a page runs again and again, as long as it is looked at.
+        run.session_state["auto_refresh"] = False
+    run.run()
     shown = texts(run)
     for period in LONGEST:
         box = next((box for box in run.selectbox if period in box.options), None)
@@ -142,10 +150,11 @@ def measure(page: Path, checkout: Path, values: set[str], seconds: float) -> dic
     everything = "\n".join(found["texts"])
     # Charts and lists are shown as text of a protocol buffer or of JSON, where other letters are escaped.
     shown = sum(any(form in everything for form in (value, json.dumps(value)[1:-1])) for value in values)
+    errors = [error for error in found["errors"] if TELLING.search(error)]
     if found["exceptions"]:
         reason = f"raises: {found['exceptions'][0]}"
-    elif found["errors"]:
-        reason = f"shows an error: {found['errors'][0]}"
+    elif errors:
+        reason = f"shows an error: {errors[0]}"
     elif found["sqlite"]:
         reason = f"opens {found['sqlite'][0]}"
     elif found["statements"] == 0:

@@ -26,6 +26,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -157,6 +158,23 @@ def raw_data(repository: Any, start_date: Any, end_date: Any) -> Any:
     """
     found = repository._execute_query(_RAW, (str(start_date), str(end_date)))
     return found.drop_duplicates("id") if "id" in found else found
+
+
+def bound_of(period: Any, name: str, otherwise: Any = None) -> Any:
+    """`start_date` or `end_date` of a period: pages take it for a dictionary, and get the name that was chosen."""
+    if not isinstance(period, str):
+        return period.get(name, otherwise)
+    now = datetime.now()
+    days = {"Last 15 Minutes": 15 / 1440, "Last Hour": 1 / 24, "Today": 1, "Yesterday": 2, "Last 24 Hours": 1}
+    days.update({"This Week": 7, "Last 7 Days": 7, "This Month": 31, "Last 30 Days": 30})
+    start = now - timedelta(days=days[period]) if period in days else datetime(2000, 1, 1)
+    return {"start_date": start, "end_date": now}.get(name, otherwise)
+
+
+def database_size(manager: Any) -> int:
+    """Size of the database in bytes, as `raw_data` for pages."""
+    with manager.get_connection() as connection:
+        return int(connection.execute("SELECT pg_database_size(current_database())").fetchone()[0])
 
 
 # SQL
@@ -667,7 +685,7 @@ class Row(tuple):  # type: ignore[type-arg]
         return tuple.__getitem__(self, place)
 
 
-def _stamp(value: str | None, cursor: Any) -> str | None:
+def _stamp(value: Any, cursor: Any) -> Any:
     """A timestamp as SQLite holds it: text, with six decimals or none."""
     if value is None or "." not in value:
         return value
@@ -753,15 +771,15 @@ class Cursor(_Understanding, psycopg2.extensions.cursor):  # type: ignore[misc]
         found = super().fetchone()
         return None if found is None else self._rows([found])[0]
 
-    def fetchmany(self, size: int | None = None) -> list[Row]:
+    def fetchmany(self, size: int | None = None) -> list[Row]:  # type: ignore[override]
         """The next rows."""
         return self._rows(super().fetchmany(*([] if size is None else [size])))
 
-    def fetchall(self) -> list[Row]:
+    def fetchall(self) -> list[Row]:  # type: ignore[override]
         """All rows that are left, none when the statement gives none."""
         return self._rows(super().fetchall()) if self.description else []
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Row]:  # type: ignore[override]
         return iter(self.fetchall())
 
 
@@ -826,10 +844,15 @@ class _Shared(psycopg2.pool.ThreadedConnectionPool):
     def __init__(self, minconn: int, maxconn: int, *arguments: Any, **named: Any) -> None:
         self.free = threading.BoundedSemaphore(maxconn)
         self.users = 0
+        self.arguments, self.named = arguments, named
         super().__init__(minconn, maxconn, *arguments, **named)
 
+    _used: dict[Any, Connection]
+    _rused: dict[int, Any]
+    _pool: list[Connection]
+
     def _connect(self, key: Any = None) -> Connection:
-        connection = connect(*self._args, **self._kwargs)
+        connection = connect(*self.arguments, **self.named)
         if key is not None:
             self._used[key] = connection
             self._rused[id(connection)] = key
@@ -865,10 +888,11 @@ class ThreadedConnectionPool:
             raise psycopg2.pool.PoolError(f"no connection became free within {self.WAIT:.0f} s")
         try:
             while True:
-                connection: Connection = self.shared.getconn(key)
+                connection: Any = self.shared.getconn(key)
                 try:
                     connection.execute("SELECT 1")
-                    return connection
+                    checked: Connection = connection
+                    return checked
                 except (psycopg2.OperationalError, psycopg2.InterfaceError):
                     # The server has closed it since; the next one is an older one yet, or new.
                     self.shared.putconn(connection, key, close=True)

@@ -6,17 +6,17 @@ database, and how many rows it reads of a table that the migration made, which i
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
 
 logging.disable(logging.CRITICAL)
+# Read from standard input, a program does not find modules in its folder by itself.
 sys.path.insert(0, "")
 
-from autotasktracker.config import get_config  # type: ignore[import-not-found]
-from autotasktracker.core.database import DatabaseManager  # type: ignore[import-not-found]
-
-manager = DatabaseManager()
+manager = importlib.import_module("autotasktracker.core.database").DatabaseManager()
+config = importlib.import_module("autotasktracker.config").get_config()
 with manager.get_connection() as connection:
     cursor = connection.cursor()
     cursor.execute("SELECT count(*) FROM data_copy.run")
@@ -24,7 +24,7 @@ with manager.get_connection() as connection:
 answer = {
     "type": manager.get_database_type(),
     "manager": manager.db_path,
-    "config": get_config().get_db_path(),
+    "config": config.get_db_path(),
     "rows": rows,
 }
 print("PROOF", json.dumps(answer))

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: autotasktracker_source
 short_description: Make AutoTaskTracker's source ask PostgreSQL first
 description:
-  - Changes a checkout of AutoTaskTracker on its syntax tree, and puts one module of ours into the package. SQLite stays as
-    an emergency way that has to be asked for.
+  - Changes a checkout of AutoTaskTracker on its syntax tree, and puts one module of ours into the package. SQLite stays
+    as an emergency way that has to be asked for.
   - All is worked out before the first file is written. A checkout that lacks one of the constructs is refused, and the
     construct named; so is one in which git finds edits that are not ours.
   - The way back is M(backup_files), which keeps each file of RV(files) before, and gives it back byte for byte.

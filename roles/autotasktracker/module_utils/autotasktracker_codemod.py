@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, TypeVar, Union
+from typing import NamedTuple, TypeVar
 
 import libcst as cst
 import libcst.matchers as m
@@ -19,7 +19,9 @@ from libcst.codemod.visitors import AddImportsVisitor
 
 PACKAGE = "autotasktracker"
 OURS = "postgresql_first"
-LEFT_ALONE = re.compile(r"(^|/)(tests?|backups?|docs|examples|venv|\.venv|node_modules|\.git|\w*_backup_\d\w*)/|_backup_\d")
+LEFT_ALONE = re.compile(
+    r"(^|/)(tests?|backups?|docs|examples|venv|\.venv|node_modules|\.git|\w*_backup_\d\w*)/|_backup_\d"
+)
 """Folders and files whose code does not run in the application."""
 HARD_CODED = re.compile(r"postgres(ql)?://[^@/\s]+:[^@/\s]+@localhost:\d+/autotasktracker")
 ANOTHER_HOME = re.compile(r"/(Users|home)/\w+/[^'\"]*\.memos(/|$)")
@@ -31,7 +33,7 @@ class Change(NamedTuple):
     """A file and its content before (None: absent) and after."""
 
     path: str
-    before: Optional[str]
+    before: str | None
     after: str
 
 
@@ -87,7 +89,7 @@ class Rules(cst.CSTTransformer):
         return updated_node
 
 
-def is_ours(node: cst.CSTNode, name: Optional[str] = None) -> bool:
+def is_ours(node: cst.CSTNode, name: str | None = None) -> bool:
     """Whether an expression, or what it calls, is of our module."""
     if isinstance(node, cst.Call):
         node = node.func
@@ -105,6 +107,10 @@ KEYWORDS = {
 """Functions of the package that pages call with keywords which these do not have: wrong one → right one."""
 
 
+METHODS = {"get_raw_data": "raw_data", "get_database_size": "database_size"}
+"""Methods that pages call and no class of the package has → functions of ours that take the object."""
+
+
 def renamed(arg: cst.Arg, keywords: dict[str, str]) -> cst.Arg:
     """An argument with the keyword that the function has."""
     if arg.keyword is not None and arg.keyword.value in keywords:
@@ -114,7 +120,10 @@ def renamed(arg: cst.Arg, keywords: dict[str, str]) -> cst.Arg:
 
 def read_by_alias(place: Value) -> Value:
     """The text of a screenshot is selected AS ocr_text, and read as the key that it has in the table."""
-    if m.matches(place.value, m.SimpleString()) and cst.ensure_type(place.value, cst.SimpleString).raw_value == "ocr_result":
+    if (
+        m.matches(place.value, m.SimpleString())
+        and cst.ensure_type(place.value, cst.SimpleString).raw_value == "ocr_result"
+    ):
         return place.with_changes(value=cst.SimpleString('"ocr_text"'))
     return place
 
@@ -124,17 +133,22 @@ class Everywhere(Rules):
 
     def leave_ImportFrom(
         self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom
-    ) -> Union[cst.ImportFrom, cst.RemovalSentinel]:
+    ) -> cst.ImportFrom | cst.RemovalSentinel:
         module = updated_node.module
         if module is not None and isinstance(updated_node.names, Sequence):
             source = cst.Module([]).code_for_node(module)
             names = {str(alias.evaluated_name) for alias in updated_node.names}
-            if (source, names) in (("psycopg2.pool", {"ThreadedConnectionPool"}), ("psycopg2.extras", {"RealDictCursor"})):
+            if (source, names) in (
+                ("psycopg2.pool", {"ThreadedConnectionPool"}),
+                ("psycopg2.extras", {"RealDictCursor"}),
+            ):
                 return updated_node.with_changes(module=cst.Attribute(cst.Name(PACKAGE), cst.Name(OURS)))
         return updated_node
 
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.Call:
-        only_uri = len(updated_node.args) == 1 and updated_node.args[0].keyword is None and not updated_node.args[0].star
+        only_uri = (
+            len(updated_node.args) == 1 and updated_node.args[0].keyword is None and not updated_node.args[0].star
+        )
         if only_uri and m.matches(updated_node.func, m.Attribute(m.Name("psycopg2"), m.Name("connect"))):
             return updated_node.with_changes(func=self.ours("connect"))
         if any(is_ours(updated_node, name) and is_ours(updated_node.args[0].value, name) for name in WRAPPERS):
@@ -142,9 +156,7 @@ class Everywhere(Rules):
             return cst.ensure_type(updated_node.args[0].value, cst.Call)
         return updated_node
 
-    def leave_SimpleString(
-        self, original_node: cst.SimpleString, updated_node: cst.SimpleString
-    ) -> cst.BaseExpression:
+    def leave_SimpleString(self, original_node: cst.SimpleString, updated_node: cst.SimpleString) -> cst.BaseExpression:
         content = updated_node.evaluated_value
         if not isinstance(content, str):
             return updated_node
@@ -162,14 +174,14 @@ class Page(Everywhere):
 
     def leave_ImportFrom(
         self, original_node: cst.ImportFrom, updated_node: cst.ImportFrom
-    ) -> Union[cst.ImportFrom, cst.RemovalSentinel]:
+    ) -> cst.ImportFrom | cst.RemovalSentinel:
         level = len(updated_node.relative)
         if not level:
             return super().leave_ImportFrom(original_node, updated_node)
         parts = [*Path(self.path).parts[:-level]]
         if updated_node.module is not None:
             parts += cst.Module([]).code_for_node(updated_node.module).split(".")
-        module: Union[cst.Name, cst.Attribute] = cst.Name(parts[0])
+        module: cst.Name | cst.Attribute = cst.Name(parts[0])
         for part in parts[1:]:
             module = cst.Attribute(module, cst.Name(part))
         return updated_node.with_changes(relative=[], module=module, whitespace_after_from=cst.SimpleWhitespace(" "))
@@ -185,9 +197,14 @@ class Page(Everywhere):
             return updated_node.with_changes(args=[renamed(arg, KEYWORDS[name]) for arg in updated_node.args])
         if name == "selected_screenshot.get":
             return updated_node.with_changes(args=[read_by_alias(arg) for arg in updated_node.args])
-        if m.matches(updated_node.func, m.Attribute(attr=m.Name("get_raw_data"))):
-            repository = cst.ensure_type(updated_node.func, cst.Attribute).value
-            return updated_node.with_changes(func=self.ours("raw_data"), args=[cst.Arg(repository), *updated_node.args])
+        if name == "time_filter.get":
+            return updated_node.with_changes(
+                func=self.ours("bound_of"), args=[cst.Arg(cst.Name("time_filter")), *updated_node.args]
+            )
+        method = updated_node.func.attr.value if isinstance(updated_node.func, cst.Attribute) else ""
+        if method in METHODS and not is_ours(updated_node):
+            owner = cst.ensure_type(updated_node.func, cst.Attribute).value
+            return updated_node.with_changes(func=self.ours(METHODS[method]), args=[cst.Arg(owner), *updated_node.args])
         return updated_node
 
     def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> cst.Subscript:
@@ -251,8 +268,8 @@ class Configuration(Everywhere):
             return updated_node
         call = f"self.{answer}()" if answer.islower() else f"self.{answer}"
         method = cst.parse_statement(
-            f'\n@{OURS}.uri_first\ndef get_db_path(self) -> str:\n    """The database, as other parts of the package ask for it."""\n'
-            f"    return {call}\n"
+            f"\n@{OURS}.uri_first\ndef get_db_path(self) -> str:\n"
+            f'    """The database, as other parts of the package ask for it."""\n    return {call}\n'
         )
         body = cst.ensure_type(updated_node.body, cst.IndentedBlock)
         return updated_node.with_changes(body=body.with_changes(body=[*body.body, method]))
@@ -350,7 +367,7 @@ def changed(path: str, text: str, missing: list[str]) -> str:
     rules = kind(path, context)
     tree = tree.visit(rules)
     missing += [f"{path}: {construct}" for construct in rules.needed if construct not in rules.seen]
-    return AddImportsVisitor(context).transform_module(tree).code
+    return str(AddImportsVisitor(context).transform_module(tree).code)
 
 
 def sources(checkout: Path) -> Iterable[str]:
