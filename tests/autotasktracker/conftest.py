@@ -46,6 +46,7 @@ def with_tasks(medium: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f" VALUES ({entity}, ?, ?, ?, ?, datetime('now'), datetime('now'))",
                 ROWS,
             )
+        connection.execute("UPDATE entities SET created_at = datetime('now', '-' || id || ' minutes')")
     return path
 
 

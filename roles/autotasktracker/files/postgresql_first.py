@@ -797,7 +797,7 @@ class Connection(psycopg2.extensions.connection):
     """Commits each statement, and has sqlite3's shortcuts."""
 
     row_factory: Any = None
-    autocommit = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
+    autocommit = property(lambda self: True, lambda self, value: None)
 
     def cursor(self, *arguments: Any, **named: Any) -> Any:
         """A cursor that understands SQLite's SQL, unless another class is asked for."""
@@ -846,6 +846,8 @@ class _Shared(psycopg2.pool.ThreadedConnectionPool):
         self.users = 0
         self.arguments, self.named = arguments, named
         super().__init__(minconn, maxconn, *arguments, **named)
+        # Of what comes back, psycopg2 keeps this many.
+        self.minconn = maxconn
 
     _used: dict[Any, Connection]
     _rused: dict[int, Any]
