@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -50,27 +49,33 @@ def with_tasks(medium: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def both(with_tasks: Path, make_target: Callable[[], str], tmp_path: Path) -> Iterator[Both]:
-    """Connections to both, to be written to."""
-    path = tmp_path / "database.db"
-    shutil.copyfile(with_tasks, path)
-    dsn = make_target()
+def opened(source: Path, path: Path, dsn: str) -> Both:
+    """A copy of the source at `path`, and what the engine copies of it."""
+    shutil.copyfile(source, path)
     copy(path, dsn, Policy.of("default"))
     left = sqlite3.connect(path, isolation_level=None)
     left.row_factory = sqlite3.Row
-    right = postgresql_first.connect(dsn)
-    yield Both(left, right, dsn)
-    left.close()
-    right.close()
+    return Both(left, postgresql_first.connect(dsn), dsn)
 
 
 @pytest.fixture
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable that tells where the database is."""
-    for name in [*os.environ]:
-        if name.startswith(("AUTOTASK_", "MEMOS_", "PENSIEVE_DATABASE")):
-            monkeypatch.delenv(name)
+def both(with_tasks: Path, make_target: Callable[[], str], tmp_path: Path) -> Iterator[Both]:
+    """Connections to both, to be written to."""
+    made = opened(with_tasks, tmp_path / "database.db", make_target())
+    yield made
+    made.sqlite.close()
+    made.postgresql.close()
+
+
+@pytest.fixture(scope="session")
+def unchanged(
+    with_tasks: Path, make_target: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Both]:
+    """Connections to both, to be read."""
+    made = opened(with_tasks, tmp_path_factory.mktemp("unchanged") / "database.db", make_target())
+    yield made
+    made.sqlite.close()
+    made.postgresql.close()
 
 
 def plain(rows: Any) -> list[tuple[Any, ...]]:
