@@ -78,7 +78,7 @@ def places(path: str, text: str) -> Iterator[Place]:
         else:
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if any(name.split(".")[0] == "sqlite3" for name in modules):
-            yield found(node.lineno, "import")
+            yield found(getattr(node, "lineno", 1), "import")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             value = node.value
             if re.match(r"\s*PRAGMA\s", value, re.IGNORECASE):
@@ -95,7 +95,8 @@ def places(path: str, text: str) -> Iterator[Place]:
 
 def audit(checkout: Path) -> tuple[list[Place], list[str]]:
     """All places of a checkout, and the files that Python cannot read."""
-    result, unread = [], []
+    result: list[Place] = []
+    unread = []
     for file in sorted(checkout.rglob("*.py")):
         path = str(file.relative_to(checkout))
         if SKIPPED.intersection(file.relative_to(checkout).parts) or file.name == "postgresql_first.py":

@@ -107,7 +107,7 @@ def show(page: Path) -> dict[str, Any]:
     sys.addaudithook(listen)
     from streamlit.testing.v1 import AppTest
 
-    run = AppTest.from_file(str(page), default_timeout=60)
+    run = AppTest.from_file(str(page), default_timeout=100)
     if "session_state.auto_refresh" in page.read_text(encoding="utf-8"):
         # Such a page runs again and again, as long as it is looked at.
         run.session_state["auto_refresh"] = False

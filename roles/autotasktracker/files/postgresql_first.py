@@ -171,6 +171,30 @@ def bound_of(period: Any, name: str, otherwise: Any = None) -> Any:
     return {"start_date": start, "end_date": now}.get(name, otherwise)
 
 
+_COVERAGE = """
+SELECT count(*) AS total, count(*) FILTER (WHERE EXISTS (SELECT FROM metadata_entries m
+           WHERE m.entity_id = e.id AND m.key = 'ocr_result')) AS ocr,
+       count(*) FILTER (WHERE EXISTS (SELECT FROM metadata_entries m
+           WHERE m.entity_id = e.id AND m.key IN ('minicpm_v_result', 'vlm_structured'))) AS vlm,
+       count(*) FILTER (WHERE EXISTS (SELECT FROM metadata_entries m
+           WHERE m.entity_id = e.id AND m.key = 'embedding')) AS embedding
+FROM entities e WHERE e.file_type_group = 'image'
+"""
+
+
+def coverage(manager: Any) -> dict[str, Any]:
+    """How many screenshots have text, a description, an embedding: the manager's own answer where it has one."""
+    if hasattr(manager, "get_ai_coverage_stats"):
+        return dict(manager.get_ai_coverage_stats())
+    with manager.get_connection() as connection:
+        row = connection.execute(_COVERAGE).fetchone()
+    result = {"total_screenshots": row["total"]}
+    for name in ("ocr", "vlm", "embedding"):
+        result[f"{name}_count"] = row[name]
+        result[f"{name}_percentage"] = row[name] / row["total"] * 100 if row["total"] else 0
+    return result
+
+
 def database_size(manager: Any) -> int:
     """Size of the database in bytes, as `raw_data` for pages."""
     with manager.get_connection() as connection:

@@ -107,8 +107,8 @@ KEYWORDS = {
 """Functions of the package that pages call with keywords which these do not have: wrong one → right one."""
 
 
-METHODS = {"get_raw_data": "raw_data", "get_database_size": "database_size"}
-"""Methods that pages call and no class of the package has → functions of ours that take the object."""
+METHODS = {"get_raw_data": "raw_data", "get_database_size": "database_size", "get_ai_coverage_stats": "coverage"}
+"""Methods that pages call and that the object lacks, in one version or in all → functions of ours that take it."""
 
 
 def renamed(arg: cst.Arg, keywords: dict[str, str]) -> cst.Arg:
@@ -225,6 +225,15 @@ class Page(Everywhere):
         return updated_node
 
 
+LOST = {
+    "SCREENSHOT_INTERVAL_SECONDS": "RECORD_INTERVAL",
+    "MIN_SESSION_DURATION_SECONDS": "30",
+    "MAX_SESSION_GAP_SECONDS": "600",
+    "IDLE_THRESHOLD_SECONDS": "IDLE_TIMEOUT",
+}
+"""Settings that the time tracker reads and that newer versions, which have RECORD_INTERVAL, lack."""
+
+
 class Configuration(Everywhere):
     """config.py: the place of the database is PostgreSQL's URI, and importing the package does not lock itself out."""
 
@@ -253,7 +262,14 @@ class Configuration(Everywhere):
         if m.matches(updated_node, m.AnnAssign(target=m.Name("PENSIEVE_CONFIG_SYNC"), value=m.Name("True"))):
             # Asking Pensieve for its settings asks for this very configuration, whose lock is held.
             return updated_node.with_changes(value=cst.Name("False"))
+        if isinstance(updated_node.target, cst.Name):
+            self.seen.add(updated_node.target.value)
         return updated_node
+
+    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
+        if self.classes[-1:] == ["Config"] and not self.functions and m.matches(node.body[0], m.Assign()):
+            target = cst.ensure_type(node.body[0], cst.Assign).targets[0].target
+            self.seen.add(target.value if isinstance(target, cst.Name) else "")
 
     def leave_Lambda(self, original_node: cst.Lambda, updated_node: cst.Lambda) -> cst.Lambda:
         asks = m.findall(updated_node.body, m.SimpleString(value=m.MatchIfTrue(lambda text: "DATABASE_URL" in text)))
@@ -263,6 +279,11 @@ class Configuration(Everywhere):
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         updated_node = super().leave_ClassDef(original_node, updated_node)
+        lost = [name for name in LOST if name not in self.seen] if "RECORD_INTERVAL" in self.seen else []
+        if updated_node.name.value == "Config" and lost:
+            body = cst.ensure_type(updated_node.body, cst.IndentedBlock)
+            settings = [cst.parse_statement(f"{name} = {LOST[name]}\n") for name in lost]
+            updated_node = updated_node.with_changes(body=body.with_changes(body=[*body.body, *settings]))
         answer = next((name for name in self.ANSWERS[1:] if name in self.seen), None)
         if updated_node.name.value != "Config" or "get_db_path" in self.seen or answer is None:
             return updated_node
