@@ -116,8 +116,9 @@ def make_consumer(path: Path, python: Path | None = None) -> None:
     source = SUPPORT / "consumer"
     stamp = {"requirements": _digest(source / "requirements.txt")}
     path.mkdir(parents=True, exist_ok=True)
-    for name in ("tasktracker.py", "requirements.txt"):
-        shutil.copyfile(source / name, path / name)
+    # What has been migrated stays so: these files are AutoTaskTracker's own to the migration, which changes them.
+    if not (path / "autotasktracker").exists():
+        shutil.copytree(source, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     if not _fresh_venv(path / "venv", stamp, python):
         return
     with step(f"Installing the AutoTaskTracker-like consumer into {path} (about 10 s)"):

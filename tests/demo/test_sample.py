@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from consumer import tasktracker
 from sample_installation.environment import Refusal, find_python
 from sample_installation.installation import Installation, Settings
 from sample_installation.services import bag_of_words
@@ -140,29 +139,3 @@ def test_embeddings_are_near_for_texts_that_share_words() -> None:
     assert invoice @ reminder > 0.5
     assert abs(invoice @ chinese) < 0.2
     assert bag_of_words([""]) == bag_of_words(["!"])
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with Pensieve's settings, and no settings of the consumer."""
-    (tmp_path / ".memos").mkdir()
-    (tmp_path / ".memos" / "config.yaml").write_text("base_dir: ~/elsewhere\ndatabase_path: database.db\n")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(tasktracker, "SETTINGS", tmp_path / "autotasktracker.env")
-    for name in ("MEMOS_DB_PATH", "AUTOTASK_DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-def test_the_consumer_finds_what_pensieve_uses(home: Path) -> None:
-    assert tasktracker.manager_database() == f"{home}/elsewhere/database.db"
-    assert tasktracker.dashboard_database() == tasktracker.BUILT_IN
-
-
-def test_the_consumer_finds_what_its_settings_say(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = home / "autotasktracker.env"
-    settings.write_text("# x\nMEMOS_DB_PATH=postgresql://a/b\nexport AUTOTASK_DATABASE_URL='postgresql://c/d'\n")
-    assert tasktracker.manager_database() == "postgresql://a/b"
-    assert tasktracker.dashboard_database() == "postgresql://c/d"
-    monkeypatch.setenv("MEMOS_DB_PATH", "postgresql://e/f")
-    assert tasktracker.manager_database() == "postgresql://e/f"

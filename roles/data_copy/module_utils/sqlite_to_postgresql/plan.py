@@ -22,6 +22,8 @@ from .vec0 import parse
 
 FULL_TEXT, VECTORS = "entities_fts", "entities_vec_v2"
 _ACTIVE_APP = "idx_metadata_active_app"
+_LONG_KEY = 2000
+"""Bytes; the row of an index holds at most 2,704 of PostgreSQL's pages of 8 kB."""
 
 #: An old label that a program wrote into an enum column is kept in the column beside it, where that is NULL.
 _LABEL_KEEPERS = {("metadata_entries", "source_type"): "source"}
@@ -186,21 +188,7 @@ def _plan_rows(
             target.added[column.name] = kind
             notes.append(f"column {table.name}.{column.name} is not Pensieve's own; it is carried over as {kind}")
     if known:
-        there = {index.columns for index in target.indexes}
-        for index in table.indexes:
-            if index.origin != "c" or index.name == _ACTIVE_APP or index.columns in there:
-                continue
-            # AutoTaskTracker makes some for its own queries, which are slow without them.
-            plain = bool(index.columns) and not index.partial and not index.unique
-            carried = plain and set(index.columns) <= target.columns.keys()
-            if carried:
-                listed = ", ".join(map(quoted, index.columns))
-                create = f"CREATE INDEX {quoted(index.name)} ON {quoted(table.name)} ({listed})"
-                target.indexes.append(TargetIndex(index.name, create, "btree", False, index.columns))
-            notes.append(
-                f"index {index.name} of {table.name} is not Pensieve's own; it is"
-                f" {'' if carried else 'not '}carried over"
-            )
+        _carry_indexes(source, table, target, notes)
     names = {column.name for column in table.columns}
     for made in target.columns.values():
         if made.name not in names and made.not_null and not made.generated:
@@ -280,6 +268,35 @@ def _plan_active_app(tables: dict[str, TablePlan]) -> None:
         columns = ("key", "entity_id", "value")
         plan.target.indexes.append(TargetIndex(_ACTIVE_APP, create, "btree", False, columns, "key = 'active_app'"))
     plan.partial_limits.append(PartialLimit("value", "key", "active_app"))
+
+
+def _carry_indexes(source: Source, table: SourceTable, target: TargetTable, notes: list[str]) -> None:
+    """Indexes that another application has made on one of Pensieve's tables, and whose queries are slow without.
+
+    Text that is too long for an index of PostgreSQL is no reason to refuse the table: such an index stays behind.
+    """
+    there = {index.columns for index in target.indexes}
+    taken = {index.name for index in target.indexes}
+    for index in table.indexes:
+        if index.origin != "c" or index.name == _ACTIVE_APP or index.name in taken or index.columns in there:
+            continue
+        said = f"index {index.name} of {table.name} is not Pensieve's own; it is"
+        known = all(name in target.columns for name in index.columns)
+        if index.partial or index.unique or not index.columns or not known:
+            notes.append(f"{said} not carried over")
+            continue
+        fresh = [name for name in index.columns if name not in target.indexed_columns()]
+        longest = sum(
+            int(source.rows(f"SELECT max(length(CAST({quoted(name)} AS BLOB))) FROM {quoted(table.name)}")[0][0] or 0)
+            for name in fresh
+        )
+        if longest > _LONG_KEY:
+            notes.append(f"{said} not carried over, since it holds up to {longest} bytes a row")
+            continue
+        columns = ", ".join(quoted(name) for name in index.columns)
+        create = f"CREATE INDEX {quoted(index.name)} ON {quoted(table.name)} USING btree ({columns})"
+        target.indexes.append(TargetIndex(index.name, create, "btree", False, index.columns, None))
+        notes.append(f"{said} carried over")
 
 
 def _drop_lost_keys(tables: dict[str, TablePlan], notes: list[str]) -> None:

@@ -1,0 +1,172 @@
+#!/usr/bin/python
+"""Ansible module: make AutoTaskTracker's source ask PostgreSQL first."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: autotasktracker_source
+short_description: Make AutoTaskTracker's source ask PostgreSQL first
+description:
+  - Changes a checkout of AutoTaskTracker on its syntax tree, and puts one module of ours into the package. SQLite stays
+    as an emergency way that has to be asked for.
+  - All is worked out before the first file is written. A checkout that lacks one of the constructs is refused, and the
+    construct named; so is one in which git finds edits that are not ours.
+  - The way back is M(backup_files), which keeps each file of RV(files) before, and gives it back byte for byte.
+  - Runs with an interpreter that has LibCST.
+options:
+  checkout:
+    description: The checkout.
+    type: path
+    required: true
+  module:
+    description: Text of the module to put into the package.
+    type: str
+    required: true
+  allow_dirty:
+    description: Change a checkout with edits in tracked files, too.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+    description: Says which files it would write.
+  diff_mode:
+    support: full
+    description: Shows the lines that change.
+  idempotent:
+    support: full
+    description: Source that is changed already stays as it is.
+author:
+  - Pensieve migration maintainers (@pensieve-migration)
+"""
+
+EXAMPLES = r"""
+- name: Let PostgreSQL come first
+  autotasktracker_source:
+    checkout: /home/ada/AutoTaskTracker
+    module: "{{ lookup('ansible.builtin.file', 'postgresql_first.py', rstrip=false) }}"
+"""
+
+RETURN = r"""
+files:
+  description: Files that are written, the new one too.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import os
+import subprocess
+import tempfile
+import traceback
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    from ansible.module_utils.autotasktracker_codemod import Change, Unrecognised, changed, changes
+
+    IMPORT_ERROR = None
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+
+
+def git(checkout: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run git in the checkout, whoever owns it; it only reads."""
+    options = ["-c", "safe.directory=*", "--no-optional-locks"]
+    return subprocess.run(["git", *options, "-C", str(checkout), *command], capture_output=True, check=False)
+
+
+def edited(checkout: Path) -> list[str]:
+    """Tracked files with edits that are not ours. None where there is no git, or no repository."""
+    try:
+        status = git(checkout, "status", "--porcelain", "-z", "--untracked-files=no", "--", ".")
+    except FileNotFoundError:
+        return []
+    if status.returncode:
+        return []
+    found = []
+    for line in status.stdout.decode("utf-8", "surrogateescape").split("\0"):
+        path = line[3:]
+        if not path:
+            continue
+        committed = git(checkout, "show", f"HEAD:./{path}")
+        now = (checkout / path).read_bytes() if (checkout / path).exists() else None
+        before = committed.stdout.decode("utf-8", "surrogateescape")
+        if now is None or committed.returncode or changed(path, before, []).encode("utf-8", "surrogateescape") != now:
+            found.append(path)
+    return found
+
+
+def write(path: Path, text: str) -> None:
+    """Put a file in place at once, with the mode and owner that it has, or that its folder's other files have."""
+    like = path if path.exists() else path.parent / "__init__.py"
+    status = like.stat()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+        Path(name).chmod(status.st_mode & 0o7777)
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(name, status.st_uid, status.st_gid)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def difference(change: Change) -> dict[str, str]:
+    """For `--diff`. Our own module is not shown line by line."""
+    ours = change.path.endswith("postgresql_first.py")
+    return {
+        "before_header": change.path,
+        "after_header": change.path,
+        "before": "" if ours else change.before or "",
+        "after": "(the module that comes along)\n" if ours else change.after,
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "checkout": {"type": "path", "required": True},
+            "module": {"type": "str", "required": True},
+            "allow_dirty": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("libcst"), exception=IMPORT_ERROR)
+    checkout = Path(module.params["checkout"])
+    untouched = f"Untouched: every file in {checkout}."
+    try:
+        found = changes(checkout, module.params["module"])
+    except Unrecognised as error:
+        module.fail_json(
+            msg=f"Found: {checkout} lacks {'; '.join(error.missing)}. "
+            "Expected: a version of AutoTaskTracker that has these, as e7ded0d and af90736 have. "
+            f"{untouched} Next: check out such a version, or run again with -e autotasktracker_change_source=false, "
+            "which writes its settings only.",
+            missing=error.missing,
+        )
+    dirty = [] if module.params["allow_dirty"] or not found else edited(checkout)
+    if dirty:
+        module.fail_json(
+            msg=f"Found: edits that are not committed in {', '.join(dirty)} of {checkout}. "
+            f"Expected: a clean checkout. {untouched} Next: git -C {checkout} stash, then run again; or run again with "
+            "-e autotasktracker_allow_dirty=true, which keeps the edits (a rollback gives back the files with them)."
+        )
+    if not module.check_mode:
+        for change in found:
+            write(checkout / change.path, change.after)
+    module.exit_json(
+        changed=bool(found),
+        files=[str(checkout / change.path) for change in found],
+        diff=[difference(change) for change in found],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""Opening the database."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Streamlit pages."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What Pensieve itself is set to."""
+
+from __future__ import annotations

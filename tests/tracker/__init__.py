@@ -1,0 +1,3 @@
+"""Tests of the role autotasktracker."""
+
+from __future__ import annotations
