@@ -54,13 +54,13 @@ def take_password_away(scene: Scene) -> None:
 
 def write_strange_label(scene: Scene) -> None:
     with sqlite3.connect(scene.database, timeout=30) as connection:
-        old = connection.execute("SELECT data_type FROM metadata_entries WHERE id = 2").fetchone()[0]
-        connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = 2")
+        row, old = connection.execute("SELECT min(id), data_type FROM metadata_entries").fetchone()
+        connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = ?", (row,))
     connection.close()
 
     def mend() -> None:
         with sqlite3.connect(scene.database, timeout=30) as connection:
-            connection.execute("UPDATE metadata_entries SET data_type = ? WHERE id = 2", (old,))
+            connection.execute("UPDATE metadata_entries SET data_type = ? WHERE id = ?", (old, row))
         connection.close()
 
     scene.undo.append(mend)
@@ -126,13 +126,17 @@ def migrate(scene: Scene, variables: dict[str, str], when: str, cause: Cause, sh
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as running:
         assert running.stdout
-        for line in running.stdout:
-            said.append(line)
-            if not brought and line.startswith("TASK") and when in line:
-                cause(scene)
-                brought = True
-            if short and FAILED in line:
-                scene.undo.pop()()
+        try:
+            for line in running.stdout:
+                said.append(line)
+                if not brought and line.startswith("TASK") and when in line:
+                    cause(scene)
+                    brought = True
+                if short and FAILED in line:
+                    scene.undo.pop()()
+        except BaseException:
+            running.kill()
+            raise
     assert brought, "".join(said)
     return running.returncode, re.sub(r"\s+", " ", "".join(said))
 
