@@ -7,10 +7,12 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +158,10 @@ def test_server_dead(before: tuple[bytes, int], site: Site) -> None:
         assert sorted(e.get("key", e.get("name")) for e in back[part]) == sorted(
             e.get("key", e.get("name")) for e in theirs[part]
         )
-    found = site.send("GET", "/search?q=quoted+line+tab+two&limit=40")
-    assert found is not None
+    with closing(sqlite3.connect(f"{site.database.as_uri()}?mode=ro", uri=True)) as database:
+        for table, column in (("entities_fts_content", "c0"), ("entities_vec_v2_rowids", "rowid")):
+            ids = f"SELECT {column} FROM {table} WHERE {column} >= ? ORDER BY 1"
+            assert database.execute(ids, (ours["id"],)).fetchall() == [(ours["id"],), (ours["id"] + 1,)], table
     told = json.loads(next(site.state.glob("carried-back-*.json")).read_text())
     assert {"table": "entities", "postgresql": theirs["id"], "sqlite": ours["id"] + 1, "joined": False} in told[
         "renumbered"

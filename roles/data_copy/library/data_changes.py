@@ -14,7 +14,7 @@ description:
   - A table that is made anew later, without the triggers, counts as changed wholly.
 options:
   source:
-    description: The SQLite database, equal to the target now. It is only looked at. Needed for V(present).
+    description: The SQLite database, equal to the target at the cutover. It is only looked at. Needed for V(present).
     type: path
   target_dsn:
     description: Connection string of the target, without a password.
@@ -72,7 +72,8 @@ reason:
   returned: when it does not
 log:
   description: What the log holds; missing when there is none. C(rows) counts touched rows of each table, C(whole) names
-    tables in which any row may have changed, C(count) adds up C(rows).
+    tables in which any row may have changed, C(count) adds up C(rows). C(source_unchanged) tells whether SQLite is as
+    it was then.
   type: dict
   returned: when there is a log
   sample: {since: "2025-11-22 20:37:20+00", count: 12, rows: {entities: 12}, whole: []}
@@ -90,6 +91,7 @@ try:
     from ansible.module_utils.sqlite_to_postgresql import change_log
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn
+    from ansible.module_utils.sqlite_to_postgresql.source import fingerprint
     from ansible.module_utils.sqlite_to_postgresql.target import connect
 
     IMPORT_ERROR = None
@@ -122,7 +124,12 @@ def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         log = change_log.read(connection)
     finally:
         connection.close()
-    return {"changed": changed, "available": True, **({"log": {**asdict(log), "count": log.count}} if log else {})}
+    result: dict[str, Any] = {"changed": changed, "available": True}
+    if log is not None:
+        source = Path(options["source"] or log.source)
+        same = source.is_file() and fingerprint(source) == log.fingerprint
+        result["log"] = {**asdict(log), "count": log.count, "source_unchanged": same}
+    return result
 
 
 def main() -> None:
