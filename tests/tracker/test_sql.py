@@ -219,7 +219,7 @@ def test_statements_for_postgresql_stay_what_they_are(unchanged: Both) -> None:
     )
     assert plain(found) == [(40, "x%")]
     found = unchanged.postgresql.execute(
-        "SELECT key FROM metadata_entries WHERE value LIKE '%%100%%' AND id > %s LIMIT 1", (0,)
+        "SELECT key FROM metadata_entries WHERE value LIKE '%%the 100%%' AND id > %s LIMIT 1", (0,)
     )
     assert plain(found) == [("tasks",)]
 
