@@ -31,7 +31,7 @@ from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
 from .convert import quarantine_form
 from .model import EngineError
-from .plan import Plan, TablePlan, make_plan
+from .plan import FULL_TEXT, Plan, TablePlan, make_plan
 from .source import Source, fingerprint, quoted
 from .target import BOOKKEEPING, Connection, connect, read_tables, run
 
@@ -215,6 +215,8 @@ class _Carry:
             if merge.needed:
                 self._merge = merge
                 self.result.merged = True
+        if self._merge is None and FULL_TEXT in work and FULL_TEXT not in whole:
+            work[FULL_TEXT] = sorted({*work[FULL_TEXT], *self._touched_entities(work)})
         for name, keys in work.items():
             table = self._plan.tables[name]
             counts = Carried()
@@ -236,6 +238,19 @@ class _Carry:
         self.result.changed = any(counts.changed for counts in self.result.tables.values()) or bool(self.superseded)
         if self._merge is not None:
             self.result.renumbered, self.result.conflicts = self._merge.renumbered(), self._merge.conflicts
+
+    def _touched_entities(self, work: dict[str, list[Key]]) -> set[Key]:
+        """Entities of which any row was touched: SQLite's index may have lagged behind them before the cutover."""
+        found = set(work.get("entities", []))
+        for name in ("entity_tags", "metadata_entries"):
+            table = self._plan.tables.get(name)
+            if table is None or "entity_id" not in table.columns:
+                continue
+            place = table.columns.index("entity_id")
+            for some in chunks(work[name]):
+                rows = [*self._target.rows(table, some).values(), *(self._database.row(table, key) for key in some)]
+                found |= {(row[place],) for row in rows if row is not None and isinstance(row[place], int)}
+        return found
 
     def _all_keys(self, table: TablePlan) -> list[Key]:
         """All keys of both sides."""
