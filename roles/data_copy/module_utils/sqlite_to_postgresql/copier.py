@@ -16,7 +16,7 @@ import psycopg2
 from . import ledger, staging
 from .builder import Builder
 from .census import Watcher, survey, target_tables
-from .fts import MEMO_ENTRIES, Tokenizer
+from .fts import Tokenizer, memo_for
 from .ledger import Entry
 from .model import (
     Census,
@@ -36,7 +36,6 @@ from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query
 
 _ENGINE = "2"  # part of the plan's digest: a ledger of another engine is not gone on with
-_MEMO_LEAST = 20_000  # entries that each worker's tokenizer remembers
 LOCK = 7_020_315_003  # advisory lock: one copy at a time
 
 
@@ -74,7 +73,7 @@ def _copy(source: Path, target_dsn: str, chosen: Policy, progress: Watcher | Non
             "make the schema first (memos init with the target as database_path), then run again",
         )
     # Together the workers remember as much as one would; the dictionary is shared by all, if there is use for it.
-    tokenizer = Tokenizer(max(_MEMO_LEAST, MEMO_ENTRIES // workers))
+    tokenizer = Tokenizer(memo_for(workers))
     if _has_full_text(source):
         tokenizer.load()
     with Pool(source, workers, tokenizer) as pool:

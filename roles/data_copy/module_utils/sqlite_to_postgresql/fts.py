@@ -26,10 +26,16 @@ JIEBA_VERSION = "0.42.1"
 OCR_KEY = "ocr_result"
 OCR_ITEMS = 4096  # Pensieve reads no more boxes of one screenshot
 MEMO_ENTRIES = 60_000  # per memo; about 10 MB each when full
+MEMO_LEAST = 20_000
 MEMO_CHARACTERS = 200  # longer blocks hardly ever come again
 
 _SEPARATORS = re.compile(r"\r\n|.", re.DOTALL)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def memo_for(workers: int) -> int:
+    """Entries that each of some processes remembers, so that together they remember about as much as one would."""
+    return max(MEMO_LEAST, MEMO_ENTRIES // workers)
 
 
 def storable(text: str) -> str:

@@ -39,7 +39,7 @@ from typing import Any
 
 import psycopg2.extensions
 
-from .fts import Tokenizer
+from .fts import Tokenizer, memo_for
 from .model import Progress
 from .verify_catalog import catalog, check_sequences, check_states, compare_catalogs, read_catalog
 from .verify_rows import RowComparison
@@ -310,6 +310,7 @@ def verify(
     Raises sqlite3.Error, psycopg2.Error when a side cannot be read, ImportError without the pinned jieba.
     """
     started = time.monotonic()
+    workers = jobs or len(os.sched_getaffinity(0))
     database = open_source(Path(source))
     connection = open_target(target_dsn, passfile)
     try:
@@ -325,14 +326,14 @@ def verify(
             snapshot=snapshot,
             tables=plan.tables,
             quarantine=quarantine,
-            tokenizer=(tokenizer or Tokenizer()).load() if entries else None,
+            tokenizer=(tokenizer or Tokenizer(memo_for(workers))).load() if entries else None,
             sample=1.0 if entries <= SAMPLE_ALL else SAMPLE_SHARE,
             seed=seed,
             limit=limit,
         )
         tables = {name: TableVerdict() for name in plan.tables}
         kept, count, rows = list(plan.findings.kept), plan.findings.count, 0
-        for outcome in _outcomes(run, plan.tasks, jobs or len(os.sched_getaffinity(0)), started, progress):
+        for outcome in _outcomes(run, plan.tasks, workers, started, progress):
             tables[outcome.task.table].add(outcome.verdict)
             kept += outcome.findings.kept[: max(0, limit - len(kept))]
             count += outcome.findings.count
