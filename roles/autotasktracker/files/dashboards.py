@@ -2,7 +2,7 @@
 
 Runs with AutoTaskTracker's own interpreter. Each page runs in a process of its own, under Streamlit's AppTest, with a
 time limit. A page passes when it raises nothing, shows no error box, shows values that stand in the database, and opens
-no SQLite database of Pensieve. A page that asks for a period shows the longest one when the first one holds nothing.
+no SQLite database of Pensieve. A page that asks for a period is given longer ones while it shows nothing.
 
 Prints JSON: {"dashboards": [{"page", "result", "evidence", "shown", "rows_read", "seconds"}]}. The exit
 code is 0 also when pages fail, since telling is its task; 2 when it cannot tell.
@@ -29,8 +29,8 @@ VALUES = (
     " ('active_window', 'tasks', 'category', 'minicpm_v_result', 'vlm_description')"
     " UNION SELECT filepath FROM entities UNION SELECT filename FROM entities"
 )
-LONGEST = ("All Time", "All time", "Last 30 Days", "This Month", "Last 7 Days", "This Week", "Last 24 Hours")
-"""Names that the pages give to periods, the longest first."""
+PERIODS = ("Last 30 Days", "This Month", "Last 7 Days", "This Week", "Last 24 Hours", "All Time", "All time")
+"""Names that the pages give to periods. All time is the last resort: some pages ask for each day of it by itself."""
 
 TELLING = re.compile(r"error|exception|database|cannot|failed", re.IGNORECASE)
 """What error boxes say that tell of a page that could not load; others say that Ollama or Pensieve does not run."""
@@ -96,7 +96,16 @@ def texts(block: Any) -> list[str]:
     return shown
 
 
-def show(page: Path) -> dict[str, Any]:
+def count_shown(shown: list[str], values: set[str]) -> int:
+    """How many values of the database stand in what a page shows.
+
+    Charts and lists are shown as text of a protocol buffer or of JSON, where other letters are escaped.
+    """
+    everything = "\n".join(shown)
+    return sum(any(form in everything for form in (value, json.dumps(value)[1:-1])) for value in values)
+
+
+def show(page: Path, values: set[str]) -> dict[str, Any]:
     """Run one page in this process, and tell what it shows. The audit hook sees each SQLite database that is opened."""
     opened: list[str] = []
 
@@ -113,18 +122,17 @@ def show(page: Path) -> dict[str, Any]:
         run.session_state["auto_refresh"] = False
     run.run()
     shown = texts(run)
-    for period in LONGEST:
+    for period in PERIODS:
         box = next((box for box in run.selectbox if period in box.options), None)
-        if run.exception or box is None:
+        if run.exception or box is None or count_shown(shown, values):
             continue
         run = box.set_value(period).run()
         shown += texts(run)
-        break
     read = sys.modules.get("autotasktracker.postgresql_first")
     return {
         "exceptions": [str(element.message or element.value) for element in run.exception],
         "errors": [str(element.value) for element in run.main.error],
-        "texts": shown,
+        "shown": count_shown(shown, values),
         "sqlite": sorted({name for name in opened if "database.db" in name}),
         "rows_read": read.rows_read() if read else None,
         "statements": read.statements() if read else None,
@@ -139,7 +147,14 @@ def measure(page: Path, checkout: Path, values: set[str], seconds: float) -> dic
     environment = {**os.environ, "PYTHONPATH": str(checkout), "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"}
     try:
         done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            input=json.dumps(sorted(values)),
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return judged(name, f"no answer within {seconds:.0f} s", begun)
@@ -147,9 +162,7 @@ def measure(page: Path, checkout: Path, values: set[str], seconds: float) -> dic
     if done.returncode or not lines:
         return judged(name, (done.stderr.strip().splitlines() or ["no output"])[-1], begun)
     found = json.loads(lines[-1])
-    everything = "\n".join(found["texts"])
-    # Charts and lists are shown as text of a protocol buffer or of JSON, where other letters are escaped.
-    shown = sum(any(form in everything for form in (value, json.dumps(value)[1:-1])) for value in values)
+    shown = found["shown"]
     errors = [error for error in found["errors"] if TELLING.search(error)]
     if found["exceptions"]:
         reason = f"raises: {found['exceptions'][0]}"
@@ -184,13 +197,15 @@ def judged(
 def main() -> int:
     """Measure all pages, or one (`--show`, for the process that runs it)."""
     parser = argparse.ArgumentParser(description="Load every dashboard of AutoTaskTracker, and tell what it shows.")
-    parser.add_argument("--show", type=Path, help="run this one page in this process")
+    parser.add_argument(
+        "--show", type=Path, help="run this one page in this process; values to look for as JSON on standard input"
+    )
     parser.add_argument("--checkout", type=Path, help="AutoTaskTracker's checkout")
     parser.add_argument("--database", help="URI without a password, or path of a SQLite file: what pages should show")
     parser.add_argument("--seconds", type=float, default=120.0, help="time limit of one page")
     arguments = parser.parse_args()
     if arguments.show:
-        result: dict[str, Any] = show(arguments.show)
+        result: dict[str, Any] = show(arguments.show, set(json.load(sys.stdin)))
     else:
         checkout = arguments.checkout.absolute()
         values = known_values(arguments.database)
