@@ -155,6 +155,7 @@ def test_a_failure_goes_back(
         "pensieve_user_home": str(sample.settings.home),
         "pensieve_venv": str(pensieve_venv),
         "autotasktracker_dir": str(tmp_path),
+        "autotasktracker_change_source": "false",
         "report_directory": "",
         "pensieve_start_timeout": "25",
         **target,
