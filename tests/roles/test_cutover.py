@@ -21,7 +21,7 @@ from sample_installation.installation import Installation
 
 from .conftest import ROOT, free_ports
 
-pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
 NAME = "autotask-postgres-cutover-test"
 

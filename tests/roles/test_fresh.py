@@ -16,7 +16,7 @@ from sample_installation.installation import Installation
 
 from .conftest import Playbook, free_ports
 
-pytestmark = [pytest.mark.pensieve, pytest.mark.docker]
+pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
 NAME = "autotask-postgres-fresh-test"
 

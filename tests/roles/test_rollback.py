@@ -23,7 +23,7 @@ from sqlite_to_postgresql.verify import verify
 
 from .conftest import ROOT, Playbook, free_ports
 
-pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
 NAME = "autotask-postgres-rollback-test"
 

@@ -223,6 +223,8 @@ def test_rows_of_both_sides_stay_when_they_have_the_same_ids(both: tuple[Run, Pa
         " file_last_modified_at, 'webp', 'image', library_id, folder_id FROM entities LIMIT 1",
         "INSERT INTO metadata_entries (id, entity_id, key, value, source_type, data_type)"
         f" VALUES ({entry + 1}, {last + 1}, 'k', 'sqlite', 'USER_GENERATED', 'TEXT_DATA')",
+        "INSERT INTO entity_plugin_status (entity_id, plugin_id, processed_at)"
+        f" SELECT {last + 1}, min(id), '2025-01-01 00:00:00' FROM plugins",
         "UPDATE libraries SET name = 'ours' WHERE id = 1",
     )
     carried = run.engine("carry-back", "--base", str(base), check=False)
@@ -235,8 +237,9 @@ def test_rows_of_both_sides_stay_when_they_have_the_same_ids(both: tuple[Run, Pa
         (last + 1, b"sqlite"),
         (last + 2, b"postgresql"),
     ]
-    for table, column in (("entity_plugin_status", "entity_id"), ("entities_fts_content", "c0"),
-                          ("entities_vec_v2_rowids", "rowid")):  # fmt: skip
+    statuses = run.lite("SELECT entity_id FROM entity_plugin_status WHERE entity_id > ? ORDER BY 1", last)
+    assert statuses == [(last + 1,), (last + 2,)]
+    for table, column in (("entities_fts_content", "c0"), ("entities_vec_v2_rowids", "rowid")):
         assert run.lite(f"SELECT {column} FROM {table} WHERE {column} > ?", last) == [(last + 2,)], table
     assert run.lite("SELECT name FROM libraries WHERE id = 1") == [(b"ours",)]
     assert [c["table"] for c in carried["conflicts"]] == ["libraries"]

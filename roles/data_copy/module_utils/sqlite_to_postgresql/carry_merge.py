@@ -90,7 +90,7 @@ class Merge:
         if values is not None and before is None:
             # Both sides have given this key.
             if not self._join(table, key, values):
-                self._renumber(table, key)
+                self._renumber(table, key, values)
         elif before is not None and values is not None and self._same(table, before, values):
             self._keep(table, key)  # changed in SQLite, and put back in PostgreSQL
         elif values is None and before is None:
@@ -155,8 +155,11 @@ class Merge:
             return True
         return False
 
-    def _renumber(self, table: TablePlan, key: Key) -> None:
+    def _renumber(self, table: TablePlan, key: Key, values: Row) -> None:
         if len(key) != 1 or not isinstance(key[0], int):
+            mapped = self._mapped(table, values)
+            if mapped is not None and tuple(mapped[table.columns.index(name)] for name in key_columns(table)) != key:
+                return  # a parent in its key has another id in SQLite, so this row has another key there
             self._keep(table, key)
             self._conflict(table, key, "both sides have made this row, with different values; SQLite's stays")
             return
