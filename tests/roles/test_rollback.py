@@ -135,6 +135,19 @@ def test_everything_comes_back(before: tuple[bytes, int], site: Site) -> None:
     assert "changed=0" in again
 
 
+def test_a_migration_that_was_killed_after_the_start(
+    before: tuple[bytes, int], sample: Installation, playbook: Playbook, pensieve_venv: Path, port: str
+) -> None:
+    site = Site(sample, playbook, pensieve_venv, port)
+    kill_at(site, "migrate.yml", "note | Read what the migration wrote")
+    assert site.manifest()["phase"] == "prepared"
+    site.write(14)
+    said = site.play("rollback.yml", 0)
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert settings_of(site) == before
+    site.require_equal()
+
+
 def test_server_dead(before: tuple[bytes, int], site: Site) -> None:
     container = docker("inspect", "--format={{.Id}}", NAME)
     theirs = site.add("postgresql")

@@ -56,13 +56,12 @@ files:
   elements: str
 """
 
-import os
 import subprocess
-import tempfile
 import traceback
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.whole_file import write_like
 
 try:
     from ansible.module_utils.autotasktracker_codemod import Change, Unrecognised, changed, changes
@@ -102,18 +101,7 @@ def edited(checkout: Path) -> list[str]:
 def write(path: Path, text: str) -> None:
     """Put a file in place at once, with the mode and owner that it has, or that its folder's other files have."""
     like = path if path.exists() else path.parent / "__init__.py"
-    status = like.stat()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
-        Path(name).chmod(status.st_mode & 0o7777)
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(name, status.st_uid, status.st_gid)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_like(path, text.encode("utf-8", "surrogateescape"), like)
 
 
 def difference(change: Change) -> dict[str, str]:

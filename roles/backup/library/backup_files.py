@@ -75,11 +75,11 @@ entries:
 import difflib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.whole_file import write
 
 Entry = dict[str, Any]
 
@@ -95,23 +95,6 @@ def content_of(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
-    """Put a file in place at once, with mode and owner."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(mode)
-        if (uid, gid) != (os.geteuid(), os.getegid()):
-            os.chown(name, uid, gid)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def save(path: Path, copy: Path, check_mode: bool) -> Entry:

@@ -54,25 +54,16 @@ seconds:
 """
 
 import contextlib
-import hashlib
 import os
 import sqlite3
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.whole_file import digest
 
 PAGES_PER_STEP = 4096
 """Pages copied between two looks at the lock (16 MiB at SQLite's usual page size)."""
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            total.update(block)
-    return total.hexdigest()
 
 
 def copy(source: Path, destination: Path) -> None:

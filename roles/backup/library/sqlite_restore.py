@@ -59,7 +59,6 @@ aside:
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -69,6 +68,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.whole_file import digest
 
 CHECK = """
 import sqlite3, sys
@@ -79,15 +79,6 @@ UNLOADED = ("no such module", "no such tokenizer", "unable to validate", "unable
 """What quick_check says of virtual tables whose extension is not loaded here."""
 
 SIDE_FILES = ("", "-wal", "-shm")
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            total.update(block)
-    return total.hexdigest()
 
 
 def damage(path: Path, seconds: float) -> str:

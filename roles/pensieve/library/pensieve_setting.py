@@ -51,13 +51,12 @@ previous:
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.whole_file import write_like
 
 
 def scalar(value: str) -> str:
@@ -98,22 +97,9 @@ def with_setting(text: str, key: str, value: str) -> tuple[str, str | None]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace a file at once, its mode and owner kept."""
+    """Replace a file, or the one that a link points to, at once; its mode and owner are kept."""
     path = path.resolve()
-    status = path.stat()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(status.st_mode & 0o7777)
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(name, status.st_uid, status.st_gid)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_like(path, content, path)
 
 
 def main() -> None:

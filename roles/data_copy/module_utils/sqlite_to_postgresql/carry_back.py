@@ -142,7 +142,7 @@ def _carry_back(source: Path, dsn: str, package: Path, base: Path | None, whole:
         finally:
             reader.close()
         merging = fingerprint(source) != log.fingerprint
-        return _write(source, package, connection, target, plan, whole_seconds, base if merging else None, log, whole)
+        return _write(source, package, connection, target, plan, whole_seconds, base, log, whole, merging)
     finally:
         connection.close()
 
@@ -168,10 +168,10 @@ def _write(
     base: Path | None,
     log: change_log.ChangeLog,
     whole: bool,
+    merging: bool,
 ) -> CarryResult:
     database = Database(path, package)
-    before = Database(base, package, read_only=True) if base is not None else None
-    merging = fingerprint(path) != log.fingerprint
+    before = Database(base, package, read_only=True) if merging and base is not None else None
     try:
         database.execute("BEGIN IMMEDIATE")
         carry = _Carry(database, target, plan, whole_seconds)
