@@ -110,3 +110,14 @@ def test_verifier_knows_our_triggers_and_no_others(run: Run) -> None:
     )
     found = verify(run.source, run.dsn, jobs=1, expected_catalog=made)
     assert {next(iter(d.key.values())) for d in found.differences} == {"tags.data_copy_note_row", "tags.mine"}
+
+
+def test_a_catalog_noted_while_a_log_was_kept_holds_without_it(run: Run) -> None:
+    """A cutover that failed leaves its log; the next one notes the definitions beside it, and makes new tables."""
+    noted = catalog(run.dsn)
+    connection = connect(run.dsn)
+    try:
+        assert change_log.remove(connection)
+    finally:
+        connection.close()
+    assert verify(run.source, run.dsn, jobs=1, expected_catalog=noted).equal

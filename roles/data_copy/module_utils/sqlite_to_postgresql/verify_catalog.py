@@ -15,7 +15,8 @@ MADE_INDEXES = {
     " USING btree (key, entity_id, value) WHERE ((key)::text = 'active_app'::text)"
 }
 
-# Triggers of the change log, which begins once the copy is verified: name → definition, by the table's name.
+# Triggers of the change log: name → definition, by the table's name. They come once a copy is verified, and go with the
+# tables when it is made again, so they belong to no catalog.
 NOTING_TRIGGERS = {
     "data_copy_note_row": "CREATE TRIGGER data_copy_note_row AFTER INSERT OR DELETE OR UPDATE ON public.{table}"
     " FOR EACH ROW EXECUTE FUNCTION data_copy.note_row_{table}()",
@@ -95,8 +96,16 @@ def read_catalog(connection: psycopg2.extensions.connection) -> dict[str, dict[s
     with connection.cursor() as cursor:
         for kind, query in _CATALOG.items():
             cursor.execute(query)
-            result[kind] = dict(sorted(cursor.fetchall()))
+            result[kind] = {
+                name: definition for name, definition in sorted(cursor.fetchall()) if not _is_noting(name, definition)
+            }
     return result
+
+
+def _is_noting(name: str, definition: str) -> bool:
+    """Whether this is a trigger of the change log, just as that makes it."""
+    table, _, own = name.partition(".")
+    return definition == NOTING_TRIGGERS.get(own, "").format(table=table)
 
 
 def compare_catalogs(
@@ -133,8 +142,6 @@ def compare_catalogs(
             if table in extra_tables or any(table.startswith(f"{extra}_") for extra in extra_tables):
                 continue
             if kind == "index" and own in source_indexes:
-                continue
-            if kind == "other" and definition == NOTING_TRIGGERS.get(own, "").format(table=table):
                 continue
             findings.add("(catalog)", {kind: name}, None, None, definition, f"{kind} that nothing asked for")
     return compared
