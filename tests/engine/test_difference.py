@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from sqlite_to_postgresql import changes, snapshot
+from sqlite_to_postgresql.catch_up import catch_up
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.difference import Difference, difference
 from sqlite_to_postgresql.fts import Tokenizer
@@ -307,3 +308,84 @@ def test_a_table_of_others_and_its_ids(
         cursor.execute("INSERT INTO work_sessions (name) VALUES ('four') RETURNING id")
         assert cursor.fetchone() == (71,)
     connection.close()
+
+
+def test_catching_up_leaves_little_to_the_stop(
+    prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+) -> None:
+    source, folder, dsn = prepared.source, prepared.folder, prepared.dsn
+    change(pensieve, source, 21, 12)
+    first, second = catch_up(source, folder, dsn, tokenizer=tokenizer, rounds=2, few_pages=-1)
+    assert first.difference.way == "difference"
+    assert first.difference.rows > 0
+    assert second.difference.rows == 0
+    assert first.verified.equal
+    assert second.verified.equal
+    held = snapshot.read(folder)
+    assert held
+    assert held.held
+    assert held.pid != prepared.held.pid
+    assert held.database == prepared.held.database
+    assert sorted(path.name for path in folder.parent.iterdir() if "copy.db" in path.name) == ["copy.db"]
+    assert not snapshot.later(folder).exists()
+    assert catch_up(source, folder, dsn, tokenizer=tokenizer) == [], "nothing was written since"
+    change(pensieve, source, 22, 12, "checkpoint")
+    made = difference(source, folder, dsn, tokenizer=tokenizer)
+    assert (made.way, made.reason) == ("difference", "pages found by the write-ahead log")
+    assert 0 < made.rows
+    prove(source, dsn, made, template, tokenizer)
+    assert snapshot.end(folder)
+    assert not held.held, "its process ends though the folder was renamed"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_catching_up_while_the_source_is_written_to(
+    seed: int,
+    pensieve: Pensieve,
+    medium: Path,
+    tmp_path: Path,
+    folder: Path,
+    make_target: Callable[[], str],
+    template: Catalog,
+    tokenizer: Tokenizer,
+) -> None:
+    source = Path(shutil.copy(medium, tmp_path / "database.db"))
+    ready = Prepared(source, folder, make_target())
+    change(pensieve, source, 300 + seed, 10)
+    extra = [[], ["checkpoint"], ["restart"], ["checkpoint", "restart"]][seed % 4]
+    environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
+    environment.pop("PYTHONPATH", None)
+    command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), str(400 + seed), "60", *extra]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
+        rounds = catch_up(source, folder, ready.dsn, tokenizer=tokenizer, few_pages=0)
+        assert writer.communicate()[0]
+    assert rounds
+    assert all(one.verified.equal for one in rounds)
+    made = difference(source, folder, ready.dsn, tokenizer=tokenizer)
+    prove(source, ready.dsn, made, template, tokenizer)
+
+
+def test_catching_up_that_fails_leaves_the_first_snapshot(prepared: Prepared, pensieve: Pensieve) -> None:
+    with sqlite3.connect(prepared.source) as connection:
+        connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = 3")
+    connection.close()
+    with pytest.raises(FindingsError, match="unknown_enum_label in metadata_entries.data_type"):
+        catch_up(prepared.source, prepared.folder, prepared.dsn, few_pages=0)
+    found, following = snapshot.read(prepared.folder), snapshot.read(snapshot.later(prepared.folder))
+    assert found == prepared.wait("held")
+    assert found
+    assert found.pid == prepared.held.pid
+    assert following
+    assert following.held
+    with sqlite3.connect(prepared.source) as connection:
+        connection.execute("UPDATE metadata_entries SET data_type = 'TEXT' WHERE id = 3")
+    connection.close()
+    assert catch_up(prepared.source, prepared.folder, prepared.dsn, few_pages=0)[0].verified.equal
+    assert not following.held
+    change(pensieve, prepared.source, 24, 3)
+    snapshot.hold_next(prepared.held, prepared.folder, 600)
+    beside = snapshot.later(Path(prepared.held.database))
+    assert beside.exists()
+    assert snapshot.end(prepared.folder), "both end"
+    assert not beside.exists()
+    assert not snapshot.later(prepared.folder).exists()

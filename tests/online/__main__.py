@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import statistics
@@ -158,12 +159,22 @@ def bare(run: Run) -> float:
     return prober.back - prober.refused
 
 
+def take(installation: Installation, database: Path) -> None:
+    """Put a copy of another database into the place of the installation's."""
+    installation.stop()
+    for name in ("database.db", "database.db-wal", "database.db-shm"):
+        (installation.base / name).unlink(missing_ok=True)
+    shutil.copyfile(database, installation.base / "database.db")
+    installation.start()
+
+
 def main() -> int:
     """Run all seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="how many; 20")
     parser.add_argument("--first", type=int, default=0, help="the first seed; 0")
     parser.add_argument("--count", type=int, default=300, help="sample screenshots; 300")
+    parser.add_argument("--database", type=Path, help="a Pensieve database whose copy takes the place of the samples'")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between two requests; 0.1")
     parser.add_argument("--folder", type=Path, required=True, help="where the installation is made, and removed")
     parser.add_argument("--port", type=int, default=31000, help="of Pensieve; PostgreSQL gets the one after the next")
@@ -176,6 +187,8 @@ def main() -> int:
     settings = Settings(arguments.folder.resolve(), "0.30.1", Path(venv), arguments.port, arguments.count)
     installation = Installation(settings)
     installation.make()
+    if arguments.database:
+        take(installation, arguments.database)
     run = Run(installation, arguments.port + 2, arguments.options)
     results = []
     try:

@@ -16,9 +16,26 @@ description:
     which it was.
   - Then every row that was looked at is compared by code of its own, as M(data_verify) does; after a whole copy, every
     row.
+  - With O(state=caught_up) Pensieve may run. A later snapshot is made, the target is brought up to it, and it takes the
+    place of the first; and so again until little is left. What remains for the stop then depends no longer on how long
+    the bulk took.
 options:
+  state:
+    description: V(final) brings the target to the source as it is now, which nobody may write to. V(caught_up) brings it
+      to later snapshots while the source is written to, and does nothing when few pages were written.
+    type: str
+    choices: [final, caught_up]
+    default: final
+  rounds:
+    description: Later snapshots that V(caught_up) makes at most.
+    type: int
+    default: 3
+  seconds:
+    description: How long V(caught_up) lets a snapshot be held at most.
+    type: int
+    default: 86400
   source:
-    description: The SQLite database, which nobody writes to now. It is opened read-only.
+    description: The SQLite database. It is opened read-only.
     type: path
     required: true
   folder:
@@ -70,9 +87,22 @@ EXAMPLES = r"""
     folder: /home/ada/snapshot
     target_dsn: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
     passfile: /home/ada/.pgpass
+
+- name: Leave less to do while Pensieve is stopped
+  data_difference:
+    state: caught_up
+    source: /home/ada/.memos/database.db
+    folder: /home/ada/snapshot
+    target_dsn: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
+    passfile: /home/ada/.pgpass
 """
 
 RETURN = r"""
+caught_up:
+  description: By later snapshot, what the other values here tell of a difference.
+  type: list
+  elements: dict
+  returned: with O(state=caught_up), which returns only this and RV(seconds)
 way:
   description: difference, whole copy, or nothing when the target held this source already.
   type: str
@@ -127,22 +157,43 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
     import psycopg2
-    from ansible.module_utils.sqlite_to_postgresql.difference import difference
+    from ansible.module_utils.sqlite_to_postgresql.catch_up import catch_up
+    from ansible.module_utils.sqlite_to_postgresql.difference import Difference, difference
     from ansible.module_utils.sqlite_to_postgresql.fts import Tokenizer
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError, FindingsError, Policy
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn, plain_difference
     from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile
-    from ansible.module_utils.sqlite_to_postgresql.verify import verify
+    from ansible.module_utils.sqlite_to_postgresql.verify import VerifyResult, verify
 
     IMPORT_ERROR = None
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 
 
+def told(module: AnsibleModule, made: Difference, verified: VerifyResult) -> dict[str, Any]:
+    """A difference and its comparison as plain data; fails the module when the two sides are not equal."""
+    result: dict[str, Any] = {**plain_difference(made, 20), "verified": verified.as_dict()}
+    result["seconds"] = round(made.seconds + verified.seconds, 3)
+    result["phases"]["verify"] = round(verified.seconds, 3)
+    if not verified.equal:
+        first = verified.differences[0]
+        module.fail_json(
+            msg=f"Found: {verified.difference_count} differences after the difference was copied; the first: "
+            f"{first.table} {first.key} {first.column or ''}: {first.what}; {first.source!r}, {first.target!r}\n"
+            "Expected: the same value in every cell of both databases\nUntouched: the SQLite database\n"
+            "Next: report this; run again with -e migrate_online=false, which copies all while Pensieve is stopped",
+            **result,
+        )
+    return result
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["final", "caught_up"], "default": "final"},
+            "rounds": {"type": "int", "default": 3},
+            "seconds": {"type": "int", "default": 86400},
             "source": {"type": "path", "required": True},
             "folder": {"type": "path", "required": True},
             "target_dsn": {"type": "str", "required": True},
@@ -156,41 +207,35 @@ def main() -> None:
     if IMPORT_ERROR is not None:
         module.fail_json(msg=missing_required_lib("numpy, psycopg2-binary and jieba"), exception=IMPORT_ERROR)
     options = module.params
-    source, progress, jobs = Path(options["source"]), options["progress_file"], options["jobs"] or None
+    source, folder, jobs = Path(options["source"]), Path(options["folder"]), options["jobs"] or None
     began = time.monotonic()
     tokenizer = Tokenizer()
     try:
-        dsn = full_dsn(options["target_dsn"], options["passfile"])
-        with ProgressFile(Path(progress) if progress else None) as watcher:
-            made = difference(
-                source, Path(options["folder"]), dsn, Policy.of(options["policy"]), watcher, jobs, tokenizer
-            )
-            told = plain_difference(made, 20)
-            verified = verify(
-                source,
-                dsn,
-                progress=watcher,
-                jobs=jobs,
-                expected_catalog=options["expected_catalog"],
-                tokenizer=tokenizer,
-                only=made.only,
-            )
+        dsn, policy = full_dsn(options["target_dsn"], options["passfile"]), Policy.of(options["policy"])
+        progress = Path(options["progress_file"]) if options["progress_file"] else None
+        with ProgressFile(progress) as watcher:
+            if options["state"] == "caught_up":
+                held = options["seconds"]
+                rounds = catch_up(source, folder, dsn, policy, watcher, jobs, tokenizer, options["rounds"], held)
+                result = {"changed": bool(rounds)}
+                result["caught_up"] = [told(module, one.difference, one.verified) for one in rounds]
+            else:
+                made = difference(source, folder, dsn, policy, watcher, jobs, tokenizer)
+                verified = verify(
+                    source,
+                    dsn,
+                    progress=watcher,
+                    jobs=jobs,
+                    expected_catalog=options["expected_catalog"],
+                    tokenizer=tokenizer,
+                    only=made.only,
+                )
+                result = told(module, made, verified)
     except FindingsError as error:
         module.fail_json(msg=str(error), findings=error.findings.as_list(20))
     except (EngineError, ValueError, ImportError, sqlite3.Error, psycopg2.Error) as error:
         module.fail_json(msg=str(error), findings=[])
-    result: dict[str, Any] = {**told, "verified": verified.as_dict(), "seconds": round(time.monotonic() - began, 3)}
-    result["phases"]["verify"] = round(verified.seconds, 3)
-    if not verified.equal:
-        first = verified.differences[0]
-        module.fail_json(
-            msg=f"Found: {verified.difference_count} differences after the difference was copied; the first: "
-            f"{first.table} {first.key} {first.column or ''}: {first.what}; {first.source!r}, {first.target!r}\n"
-            "Expected: the same value in every cell of both databases\nUntouched: the SQLite database\n"
-            "Next: report this; run again with -e migrate_online=false, which copies all while Pensieve is stopped",
-            **result,
-        )
-    module.exit_json(**result)
+    module.exit_json(**{**result, "seconds": round(time.monotonic() - began, 3)})
 
 
 if __name__ == "__main__":

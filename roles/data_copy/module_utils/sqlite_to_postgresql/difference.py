@@ -124,19 +124,21 @@ def difference(
     progress: Watcher | None = None,
     jobs: int | None = None,
     tokenizer: Tokenizer | None = None,
+    later: Path | None = None,
 ) -> Difference:
     """Bring the target from the snapshot whose folder is given to ``source`` as it is now. All or nothing.
 
+    ``later``: the copy of a later snapshot, to bring the target up to instead; the source may then be written to.
     Raises FindingsError when the policy says that a finding must stop the run, EngineError for all else.
     """
     chosen = policy if isinstance(policy, Policy) else Policy.of(policy)
     started = time.monotonic()
     try:
         try:
-            made = _difference(Path(source), folder, target_dsn, chosen, progress, tokenizer or Tokenizer())
+            made = _difference(Path(source), folder, target_dsn, chosen, progress, tokenizer or Tokenizer(), later)
         except (TooDifferentError, psycopg2.errors.UniqueViolation) as error:
             reason = str(error).strip().splitlines()[0]
-            copied = copy(Path(source), target_dsn, chosen, progress, jobs)
+            copied = copy(later or Path(source), target_dsn, chosen, progress, jobs)
             way = "whole copy" if copied.changed else "nothing"
             made = Difference(copied.changed, way, reason, copied.run_id, {}, copied.findings, None)
             made.phases = copied.phases
@@ -152,7 +154,13 @@ def difference(
 
 
 def _difference(
-    source: Path, folder: Path, target_dsn: str, policy: Policy, progress: Watcher | None, tokenizer: Tokenizer
+    source: Path,
+    folder: Path,
+    target_dsn: str,
+    policy: Policy,
+    progress: Watcher | None,
+    tokenizer: Tokenizer,
+    later: Path | None,
 ) -> Difference:
     clock = time.monotonic()
     phases: dict[str, float] = {}
@@ -171,11 +179,15 @@ def _difference(
         raise TooDifferentError(
             f"the snapshot has no map of its pages ({found.reason or 'its process ended too early'})"
         )
-    pages = written_pages(found, source) or _compare(found, source, folder)
-    print_now = fingerprint(source)
+    if later is not None:
+        pages = differing_pages(found, later)
+    else:
+        pages = written_pages(found, source) or _compare(found, source, folder)
+    final = later or source
+    print_now = fingerprint(final)
     phase("pages")
     target = target_tables(target_dsn)
-    before, now, connection = Source(Path(found.database)), Source(source), connect(target_dsn)
+    before, now, connection = Source(Path(found.database)), Source(final), connect(target_dsn)
     try:
         if not query(connection, "SELECT pg_try_advisory_lock(%s)", (LOCK,))[0][0]:
             raise EngineError(

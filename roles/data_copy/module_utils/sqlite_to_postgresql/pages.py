@@ -114,12 +114,12 @@ class PageMap:
             made._map_table(pages, usable, number, root)
         return made
 
-    def save(self, folder: Path) -> None:
-        """Write the map into a folder, which is made."""
+    def save(self, folder: Path, path: Path | None = None) -> None:
+        """Write the map into a folder, which is made. ``path``: where the file will be when the map is loaded."""
         folder.mkdir(mode=0o700, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        (folder / "tables.json").write_text(json.dumps({"path": str(self._path), "tables": self._roots}))
+        (folder / "tables.json").write_text(json.dumps({"path": str(path or self._path), "tables": self._roots}))
 
     @classmethod
     def load(cls, folder: Path) -> PageMap:

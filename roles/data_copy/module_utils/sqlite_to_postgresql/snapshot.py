@@ -6,6 +6,10 @@ that stands still. While it holds the transaction, all that is written later sta
 compares whole files.
 
 A database without a write-ahead log is copied and not held, since there a reader would keep everybody from writing.
+
+A long bulk leaves a long difference. So a later snapshot can follow the first (``hold_next``), and take its place once
+the target has been brought up to it (``advance``): the folder and the copy of the later one are then renamed, which its
+process, working in that folder by its inode, does not mind.
 """
 
 from __future__ import annotations
@@ -31,10 +35,13 @@ from .wal import Mark, wal_of
 
 _PAGES_PER_STEP = 4096
 _LOOK = 1.0  # seconds between two looks at the log
+_POLL = 0.05  # seconds between two looks at what a holder says
 _SHARE_OF_FREE = 4  # the log may take a quarter of what is free
 
 #: Shadow tables that hold no row that anybody reads.
 _UNREAD = ("_fts_data", "_fts_idx", "_fts_docsize", "_fts_config")
+
+_HERE = Path()  # the holder's working directory, whatever its name is by now
 
 
 @dataclass(frozen=True)
@@ -83,30 +90,80 @@ def hold(source: Path, database: Path, folder: Path, wal_limit: int, seconds: fl
     if found and found.held and found.source == str(source) and Path(found.database).exists():
         return False, found
     end(folder)
+    return True, _begin(source, database, database, folder, wal_limit, seconds)
+
+
+def later(path: Path) -> Path:
+    """Where the folder, or the copy, of the snapshot that follows is until it takes the place of ``path``."""
+    return path.with_name(f"{path.name}.next")
+
+
+def hold_next(found: Snapshot, folder: Path, seconds: float) -> Snapshot:
+    """Begin a snapshot of the source as it is now, beside the one that was ``found`` in a folder; it is mapped on return.
+
+    Its copy is ``later(database)``, and its folder ``later(folder)``, until ``advance``. Raises EngineError.
+    """
+    database, beside = Path(found.database), later(folder)
+    end(beside)
+    _begin(Path(found.source), database, later(database), beside, found.wal_limit, seconds)
+    while True:
+        made = read(beside)
+        assert made is not None
+        if made.mapped:
+            return made
+        if _started(made.pid) != made.started or made.state == "failed":
+            raise _failed(found.source, made)
+        time.sleep(_POLL)
+
+
+def advance(folder: Path) -> Snapshot:
+    """Put the snapshot that follows in the place of the present one, whose process ends."""
+    made = read(later(folder))
+    assert made is not None
+    _end(folder)
+    later(Path(made.database)).replace(made.database)
+    later(folder).rename(folder)
+    return made
+
+
+def _begin(source: Path, database: Path, copy: Path, folder: Path, wal_limit: int, seconds: float) -> Snapshot:
+    """Fork a holder. ``copy`` is where its copy is made, ``database`` where it will be."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(folder, Snapshot(str(source), str(database), wal_limit=wal_limit))
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
-        _detach(lambda: _Holder(source, database, folder, wal_limit, seconds).run(theirs))
+        _detach(lambda: _Holder(source, database, copy, folder, wal_limit, seconds).run(theirs))
     os.close(theirs)
     os.waitpid(child, 0)
     with os.fdopen(ours) as stream:
         stream.read()
     made = read(folder)
     if made is None or made.state in ("copying", "failed"):
-        raise EngineError(
-            f"no snapshot of {source}: {made.reason if made else 'its process ended'}",
-            "a copy of the database at one moment",
-            "the database, which was only read",
-            "mend that (room, permissions), then run again; or go without a snapshot: -e migrate_online=false",
-        )
-    return True, made
+        raise _failed(str(source), made)
+    return made
+
+
+def _failed(source: str, made: Snapshot | None) -> EngineError:
+    return EngineError(
+        f"no snapshot of {source}: {(made.reason if made else '') or 'its process ended'}",
+        "a copy of the database at one moment",
+        "the database, which was only read",
+        "mend that (room, permissions), then run again; or go without a snapshot: -e migrate_online=false",
+    )
 
 
 def end(folder: Path) -> bool:
-    """End the holder, if there is one, and remove what it knew. Tells whether anything was there."""
+    """End the holder, and the one that follows, and remove what they knew. Tells whether anything was there."""
+    following = read(later(folder))
+    if following is not None:
+        _end(later(folder))
+        later(Path(following.database)).unlink(missing_ok=True)
+    return _end(folder) or following is not None
+
+
+def _end(folder: Path) -> bool:
     found = read(folder)
     if found is None:
         return False
@@ -155,9 +212,12 @@ def _detach(work: Callable[[], None]) -> None:
 
 
 class _Holder:
-    def __init__(self, source: Path, database: Path, folder: Path, wal_limit: int, seconds: float) -> None:
-        self._source, self._folder, self._limit = source, folder, wal_limit
-        self._database, self._deadline = database, time.monotonic() + seconds
+    def __init__(
+        self, source: Path, database: Path, made: Path, folder: Path, wal_limit: int, seconds: float
+    ) -> None:
+        self._source, self._folder, self._limit = source.absolute(), folder.absolute(), wal_limit
+        self._database, self._made = database.absolute(), made.absolute()
+        self._deadline = time.monotonic() + seconds
         self._snapshot = Snapshot(
             str(source), str(database), pid=os.getpid(), started=_started(os.getpid()), wal_limit=wal_limit
         )
@@ -169,6 +229,7 @@ class _Holder:
         for descriptor in range(3, 1024):
             if descriptor != ready:
                 _close(descriptor)
+        os.chdir(self._folder)
         try:
             self._tell(state="copying")
             connection = self._begin()
@@ -181,13 +242,18 @@ class _Holder:
             if self._snapshot.mark:
                 self._watch(connection)
         except Exception as error:
-            if self._folder.exists():
+            if self._wanted():
                 self._tell(state="failed", reason=f"{error or type(error).__name__}")
-                (self._folder / "error.txt").write_text(traceback.format_exc())
+                Path("error.txt").write_text(traceback.format_exc())
+
+    @staticmethod
+    def _wanted() -> bool:
+        """Whether the folder is still there, under whatever name."""
+        return os.stat(_HERE).st_nlink > 0
 
     def _tell(self, **changes: object) -> None:
         self._snapshot = replace(self._snapshot, **changes)  # type: ignore[arg-type]
-        _write(self._folder, self._snapshot)
+        _write(_HERE, self._snapshot)
 
     def _begin(self) -> sqlite3.Connection:
         uri = f"file:{quote(str(self._source.resolve()))}?mode=ro"
@@ -206,7 +272,7 @@ class _Holder:
 
     def _copy(self, connection: sqlite3.Connection) -> None:
         began = time.monotonic()
-        part = self._database.with_name(self._database.name + ".part")
+        part = self._made.with_name(self._made.name + ".part")
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         copy = sqlite3.connect(part, isolation_level=None)
@@ -215,8 +281,8 @@ class _Holder:
             copy.execute("PRAGMA journal_mode = DELETE")
         finally:
             copy.close()
-        part.replace(self._database)
-        size = self._database.stat().st_size
+        part.replace(self._made)
+        size = self._made.stat().st_size
         self._tell(bytes=size, seconds={"copy": round(time.monotonic() - began, 3)})
 
     def _check(self) -> None:
@@ -226,7 +292,7 @@ class _Holder:
     def _map(self) -> None:
         """Map the pages of the copy, and which entries of the full-text index each entity has."""
         began = time.monotonic()
-        copy = sqlite3.connect(f"file:{quote(str(self._database))}?mode=ro", uri=True)
+        copy = sqlite3.connect(f"file:{quote(str(self._made))}?mode=ro", uri=True)
         copy.text_factory = bytes
         try:
             found = copy.execute(
@@ -234,13 +300,13 @@ class _Holder:
                 " AND upper(coalesce(sql, '')) NOT LIKE '%WITHOUT ROWID%'"
             ).fetchall()
             tables = {name.decode(): root for name, root in found if not name.decode().endswith(_UNREAD)}
-            PageMap.build(self._database, tables).save(self._folder / "map")
+            PageMap.build(self._made, tables).save(_HERE / "map", self._database)
             if "entities_fts_content" in tables:
                 entries = np.array(
                     copy.execute("SELECT c0, id FROM entities_fts_content WHERE typeof(c0) = 'integer'").fetchall(),
                     np.int64,
                 ).reshape(-1, 2)
-                np.save(self._folder / "map" / "entries.npy", entries[np.lexsort((entries[:, 1], entries[:, 0]))])
+                np.save(_HERE / "map" / "entries.npy", entries[np.lexsort((entries[:, 1], entries[:, 0]))])
         except (DamagedError, UnicodeDecodeError) as error:
             self._tell(reason=f"its pages cannot be mapped: {error}")
             return
@@ -273,12 +339,12 @@ class _Holder:
                 reason = f"the write-ahead log grew beyond {self._bound()} bytes"
             elif time.monotonic() > self._deadline:
                 reason = "it was held as long as it may be"
-            elif not self._folder.exists():
+            elif not self._wanted():
                 reason = "its folder is gone"
-            if self._folder.exists() and (reason or self._snapshot.wal_bytes != self._wal_bytes()):
+            if self._wanted() and (reason or self._snapshot.wal_bytes != self._wal_bytes()):
                 self._tell(wal_bytes=self._wal_bytes())
         connection.close()
-        if self._folder.exists():
+        if self._wanted():
             self._tell(state="released", reason=reason)
 
 
