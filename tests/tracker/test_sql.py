@@ -35,6 +35,7 @@ QUERIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "per cent with parameters": (f"SELECT count(*) FROM entities e WHERE ({FILES}) AND id > ?", (1,)),
     "per cent as an operator": ("SELECT count(*) FROM entities WHERE id % 2 = ?", (1,)),
     "LIKE ignores case": ("SELECT count(*) FROM metadata_entries WHERE value LIKE ?", ("%WRITE the%",)),
+    "the case of ASCII alone": ("SELECT 'ÉCRIT' LIKE 'Écrit', 'Ab' NOT LIKE ?, 'É' NOT LIKE 'é'", ("aB",)),
     "LIKE has no escape character": ("SELECT count(*) FROM metadata_entries WHERE value LIKE ?", (r"c:\WORK\notes%",)),
     "nor in its text": (r"SELECT count(*) FROM metadata_entries WHERE value LIKE 'c:\work\notes%'", ()),
     "unless it is given one": (r"SELECT count(*) FROM metadata_entries WHERE value LIKE ? ESCAPE '\'", (r"%100\%%",)),

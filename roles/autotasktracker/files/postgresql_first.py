@@ -256,6 +256,7 @@ _COLUMNS = (
 )
 _ENDS_PATTERN = {"AND", "OR", "ORDER", "GROUP", "LIMIT", "THEN", "ELSE", "END", "WHEN", "UNION", "HAVING", ")", ","}
 _CLAUSES = {"SELECT", "FROM", "ON", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
+_ASCII = 'COLLATE "C"'  # SQLite's LIKE knows the capitals of ASCII only, and so does this
 _COMPARES = {"=", "==", "!=", "<>", "IN", "NOT", "LIKE"}
 _STRFTIME = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH24", "%M": "MI", "%S": "SS", "%f": "SS.MS", "%j": "DDD"}
 _UTC_NOW = "timezone('UTC', now())"
@@ -378,8 +379,10 @@ class Translator:
                 value = self.plain(rest[1:2])
                 out.append(f"{value} IN ({prefix}{token.value}::text, {prefix}source)")
                 position = tokens.index(rest[1], position)
+            elif token.upper == "NOT" and after.upper == "LIKE":
+                out.append(f"{_ASCII} NOT")
             elif token.upper == "LIKE" and before.value != ".":
-                out.append("ILIKE")
+                out.append("ILIKE" if before.upper == "NOT" else f"{_ASCII} ILIKE")
                 pattern = not any(t.upper == "ESCAPE" for t in significant(tokens[position + 1 : position + 12]))
             else:
                 out.append(self.single(token, before, after, pattern))
