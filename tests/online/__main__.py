@@ -2,10 +2,14 @@
 
     PENSIEVE_VENV=… PYTHONPATH=roles/data_copy/module_utils:roles/pensieve/module_utils:tests:support \\
         python -m online --seeds 20 --folder /disk/with/room
+        python -m online --seeds 1 --database screenshots-50000.db --carry 1000 --folder /disk/with/room
 
 For each seed: `migrate.yml` runs while the writer adds, changes and deletes entities through the REST API. Then every
 entity that it touched must be on PostgreSQL as the last answer said, and the whole of the SQLite file, which nobody
 writes to any more, is compared with PostgreSQL: rows may differ only of entities that were touched after the switch.
+With `--carry` more is written until so many rows have changed on PostgreSQL, and `rollback.yml` carries them back:
+every entity must then be on SQLite as the last answer said. Without it they are left behind.
+
 Prints a line of JSON for each seed and one in the end; exit code 1 if a row was lost or stale.
 """
 
@@ -26,8 +30,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from pensieve_process import find
 from sample_installation.installation import Installation, Settings
+from sqlite_to_postgresql import change_log
 from sqlite_to_postgresql.verify import Difference, verify
 
 from .writer import Api, Prober, Writer, wrong
@@ -48,6 +54,7 @@ class Run:
             *("-e", f"postgres_port={port}", "-e", "report_directory=", *options),
         ]
         self.name = name
+        self._dsn, self._passfile = f"postgresql://autotasktracker@127.0.0.1:{port}/autotasktracker", f"{home}/.pgpass"
         self.log = home.parent / "ansible.log"
 
     def play(self, book: str, *options: str) -> None:
@@ -72,12 +79,17 @@ class Run:
         found: dict[str, Any] = json.loads((newest / "report.json").read_text())
         return found
 
+    def changed(self) -> int:
+        """Rows that have changed on PostgreSQL since the cutover."""
+        with contextlib.closing(psycopg2.connect(self._dsn, passfile=self._passfile)) as connection:
+            log = change_log.read(connection)
+            assert log is not None
+            return log.count
+
     def differing(self) -> list[Difference]:
         """Rows in which PostgreSQL is not as the SQLite file."""
-        home = self.installation.settings.home
-        dsn = f"postgresql://autotasktracker@127.0.0.1:{self.port}/autotasktracker"
-        result = verify(home / ".memos/database.db", dsn, passfile=str(home / ".pgpass"), limit=100_000)
-        return result.differences
+        database = self.installation.settings.home / ".memos/database.db"
+        return verify(database, self._dsn, passfile=self._passfile, limit=100_000).differences
 
 
 def owner(difference: Difference, api: Api, entities: dict[str, dict[int, int]]) -> int | None:
@@ -132,6 +144,32 @@ def once(run: Run, seed: int, pause: float) -> dict[str, Any]:
     }
 
 
+def carry_back(run: Run, seed: int, rows: int) -> dict[str, Any]:
+    """Write until so many rows have changed on PostgreSQL, and roll back."""
+    api = Api(run.installation.endpoint)
+    writer, prober = Writer(api, seed, 0.0), Prober(api)
+    writer.start()
+    while run.changed() < rows:
+        time.sleep(0.5)
+    writer.end()
+    changed = run.changed()
+    prober.start()
+    began = time.time()
+    run.play("rollback.yml")
+    took = time.time() - began
+    prober.end()
+    assert prober.refused is not None
+    assert prober.back is not None
+    return {
+        "rows to carry back": changed,
+        "wrong": wrong(api, writer.known),
+        "entities": len(writer.known),
+        "from the start to the first answer": round(prober.back - began, 2),
+        "downtime": round(prober.back - prober.refused, 2),
+        "rollback seconds": round(took, 2),
+    }
+
+
 def _children(run: Run) -> dict[str, dict[int, int]]:
     """Entity of each row of the tables that belong to entities, in the SQLite file."""
     path = run.installation.settings.home / ".memos/database.db"
@@ -175,6 +213,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed; 0")
     parser.add_argument("--count", type=int, default=300, help="sample screenshots; 300")
     parser.add_argument("--database", type=Path, help="a Pensieve database whose copy takes the place of the samples'")
+    parser.add_argument("--carry", type=int, default=0, help="rows to change and carry back; 0: they are left behind")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between two requests; 0.1")
     parser.add_argument("--folder", type=Path, required=True, help="where the installation is made, and removed")
     parser.add_argument("--port", type=int, default=31000, help="of Pensieve; PostgreSQL gets the one after the next")
@@ -190,18 +229,23 @@ def main() -> int:
     if arguments.database:
         take(installation, arguments.database)
     run = Run(installation, arguments.port + 2, arguments.options)
-    results = []
+    results, carried = [], []
     try:
         stop_and_start = [round(bare(run), 2) for _ in range(3)]
         print(json.dumps({"bare stop and start": stop_and_start}), flush=True)
         for seed in range(arguments.first, arguments.first + arguments.seeds):
             results.append(once(run, seed, arguments.pause))
             print(json.dumps(results[-1], ensure_ascii=False), flush=True)
-            run.play("rollback.yml", "-e", "rollback_discard=true")
+            if arguments.carry:
+                carried.append(carry_back(run, 1000 + seed, arguments.carry))
+                print(json.dumps(carried[-1], ensure_ascii=False), flush=True)
+            else:
+                run.play("rollback.yml", "-e", "rollback_discard=true")
     finally:
         run.remove()
         installation.remove()
     bad = [result for result in results if result["wrong"] or result["unexplained"]]
+    bad += [result for result in carried if result["wrong"]]
     times = [result["downtime"] for result in results]
     told = {
         "seeds": len(results),
