@@ -32,6 +32,8 @@ CHANGE = Path(__file__).with_name("change.py")
 SEEDS = range(24)
 LIMIT = 1 << 30
 
+Prove = Callable[[Path, str, Difference], None]
+
 
 def change(pensieve: Pensieve, database: Path, seed: int, steps: int, *extra: str) -> None:
     """Change a database in another process, with Pensieve's interpreter."""
@@ -67,46 +69,20 @@ def counts(dsn: str) -> dict[str, list[int]]:
     return found
 
 
-def prove(source: Path, dsn: str, made: Difference, template: Catalog, tokenizer: Tokenizer) -> None:
+@pytest.fixture
+def prove(template: Catalog, tokenizer: Tokenizer) -> Prove:
     """Every cell, quarantine, sequence and definition; the rows that were looked at by themselves; the ledger."""
-    result = verify(source, dsn, expected_catalog=template, tokenizer=tokenizer)
-    assert result.differences == []
-    assert result.equal
-    if made.only is not None:
-        some = verify(source, dsn, expected_catalog=template, tokenizer=tokenizer, only=made.only)
-        assert some.differences == []
-    assert {table: wrong for table, wrong in counts(dsn).items() if any(wrong)} == {}
 
+    def compare(source: Path, dsn: str, made: Difference) -> None:
+        result = verify(source, dsn, expected_catalog=template, tokenizer=tokenizer)
+        assert result.differences == []
+        assert result.equal
+        if made.only is not None:
+            some = verify(source, dsn, expected_catalog=template, tokenizer=tokenizer, only=made.only)
+            assert some.differences == []
+        assert {table: wrong for table, wrong in counts(dsn).items() if any(wrong)} == {}
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_difference_equals_a_whole_copy(
-    seed: int,
-    pensieve: Pensieve,
-    medium: Path,
-    tmp_path: Path,
-    folder: Path,
-    make_target: Callable[[], str],
-    template: Catalog,
-    tokenizer: Tokenizer,
-) -> None:
-    choose = random.Random(seed)
-    source = Path(shutil.copy(medium, tmp_path / "database.db"))
-    if seed % 3:
-        change(pensieve, source, 1000 + seed, choose.randint(1, 12), *["checkpoint"] * (seed % 2))
-    made, held = snapshot.hold(source, tmp_path / "copy.db", folder, LIMIT, 600)
-    assert made
-    assert held.held
-    dsn = make_target()
-    copy(tmp_path / "copy.db", dsn, jobs=1)
-    extra = [["checkpoint"], ["restart"], ["checkpoint", "restart"], ["truncate"]][seed % 4]
-    for part in range(1 + (seed % 5 == 0)):
-        change(pensieve, source, 10 * seed + part, choose.randint(1, 25), *extra)
-    result = difference(source, folder, dsn, tokenizer=tokenizer)
-    assert (result.way, result.reason) == ("difference", "pages found by the write-ahead log")
-    assert result.rows > 0
-    prove(source, dsn, result, template, tokenizer)
-    again = difference(source, folder, dsn, tokenizer=tokenizer)
-    assert (again.way, again.changed) == ("nothing", False)
+    return compare
 
 
 class Prepared:
@@ -130,14 +106,56 @@ class Prepared:
             select.select([], [], [], 0.05)
 
 
+Prepare = Callable[..., Prepared]
+
+
 @pytest.fixture
-def prepared(small: Path, tmp_path: Path, folder: Path, make_target: Callable[[], str]) -> Prepared:
+def source_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copy a database, to be changed."""
+    return lambda database: Path(shutil.copy(database, tmp_path / "database.db"))
+
+
+@pytest.fixture
+def prepare(folder: Path, make_target: Callable[[], str]) -> Prepare:
+    """Hold a snapshot of a source, and copy it."""
+    return lambda source, **options: Prepared(source, folder, make_target(), **options)
+
+
+@pytest.fixture
+def prepared(small: Path, source_of: Callable[[Path], Path], prepare: Prepare) -> Prepared:
     """One that is held."""
-    return Prepared(Path(shutil.copy(small, tmp_path / "database.db")), folder, make_target())
+    return prepare(source_of(small))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_difference_equals_a_whole_copy(
+    seed: int,
+    pensieve: Pensieve,
+    medium: Path,
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
+    prove: Prove,
+    tokenizer: Tokenizer,
+) -> None:
+    choose = random.Random(seed)
+    source = source_of(medium)
+    if seed % 3:
+        change(pensieve, source, 1000 + seed, choose.randint(1, 12), *["checkpoint"] * (seed % 2))
+    ready = prepare(source)
+    assert ready.held.held
+    extra = [["checkpoint"], ["restart"], ["checkpoint", "restart"], ["truncate"]][seed % 4]
+    for part in range(1 + (seed % 5 == 0)):
+        change(pensieve, source, 10 * seed + part, choose.randint(1, 25), *extra)
+    result = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
+    assert (result.way, result.reason) == ("difference", "pages found by the write-ahead log")
+    assert result.rows > 0
+    prove(source, ready.dsn, result)
+    again = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
+    assert (again.way, again.changed) == ("nothing", False)
 
 
 def test_pages_are_compared_when_the_snapshot_was_let_go(
-    prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+    prepared: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
 ) -> None:
     change(pensieve, prepared.source, 1, 10)
     os.kill(prepared.held.pid, signal.SIGTERM)
@@ -145,54 +163,52 @@ def test_pages_are_compared_when_the_snapshot_was_let_go(
     change(pensieve, prepared.source, 2, 10, "restart", "checkpoint")
     made = difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
     assert (made.way, made.reason) == ("difference", "pages found by comparing all pages")
-    prove(prepared.source, prepared.dsn, made, template, tokenizer)
+    prove(prepared.source, prepared.dsn, made)
 
 
 def test_the_log_is_bounded(
     small: Path,
-    tmp_path: Path,
-    folder: Path,
-    make_target: Callable[[], str],
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
     pensieve: Pensieve,
-    template: Catalog,
+    prove: Prove,
     tokenizer: Tokenizer,
 ) -> None:
-    bounded = Prepared(Path(shutil.copy(small, tmp_path / "database.db")), folder, make_target(), limit=50_000)
+    bounded = prepare(source_of(small), limit=50_000)
     assert bounded.held.held
     change(pensieve, bounded.source, 3, 30)
     found = bounded.wait("released")
     assert found.reason.startswith("the write-ahead log grew beyond")
     assert found.wal_bytes > 50_000
-    made = difference(bounded.source, folder, bounded.dsn, tokenizer=tokenizer)
+    made = difference(bounded.source, bounded.folder, bounded.dsn, tokenizer=tokenizer)
     assert made.reason == "pages found by comparing all pages"
-    prove(bounded.source, bounded.dsn, made, template, tokenizer)
+    prove(bounded.source, bounded.dsn, made)
 
 
 def test_without_a_log_nothing_is_held(
     small: Path,
-    tmp_path: Path,
-    folder: Path,
-    make_target: Callable[[], str],
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
     pensieve: Pensieve,
-    template: Catalog,
+    prove: Prove,
     tokenizer: Tokenizer,
 ) -> None:
-    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    source = source_of(small)
     with sqlite3.connect(source) as connection:
         assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
     connection.close()
-    plain = Prepared(source, folder, make_target())
+    plain = prepare(source)
     assert not plain.held.held
     assert plain.held.reason == "journal_mode is delete: a reader would keep Pensieve from writing"
     change(pensieve, source, 4, 12)
-    made = difference(source, folder, plain.dsn, tokenizer=tokenizer)
+    made = difference(source, plain.folder, plain.dsn, tokenizer=tokenizer)
     assert made.way == "difference"
-    prove(source, plain.dsn, made, template, tokenizer)
+    prove(source, plain.dsn, made)
 
 
 @pytest.mark.parametrize("extra", ["define", "vacuum"])
 def test_what_is_no_difference_is_copied_wholly(
-    extra: str, prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+    extra: str, prepared: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
 ) -> None:
     if extra == "define":
         change(pensieve, prepared.source, 5, 6, *["define"] * 20)
@@ -208,19 +224,18 @@ def test_what_is_no_difference_is_copied_wholly(
         assert (made.way, made.reason) == ("whole copy", "the definitions of the source's tables have changed")
     else:
         assert made.changed
-    prove(prepared.source, prepared.dsn, made, template, tokenizer)
+    prove(prepared.source, prepared.dsn, made)
 
 
 def test_a_connection_older_than_the_snapshot_goes_on(
     small: Path,
-    tmp_path: Path,
-    folder: Path,
-    make_target: Callable[[], str],
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
     pensieve: Pensieve,
-    template: Catalog,
+    prove: Prove,
     tokenizer: Tokenizer,
 ) -> None:
-    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    source = source_of(small)
     environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
     environment.pop("PYTHONPATH", None)
     command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), "7", "25", "live", "checkpoint", "restart"]
@@ -228,13 +243,13 @@ def test_a_connection_older_than_the_snapshot_goes_on(
         assert writer.stdin
         assert writer.stdout
         assert writer.stdout.readline() == "open\n"
-        live = Prepared(source, folder, make_target())
+        live = prepare(source)
         writer.stdin.write("go\n")
         writer.stdin.flush()
         assert writer.stdout.readline() == "25 steps\n"
-    made = difference(source, folder, live.dsn, tokenizer=tokenizer)
+    made = difference(source, live.folder, live.dsn, tokenizer=tokenizer)
     assert made.reason == "pages found by the write-ahead log"
-    prove(source, live.dsn, made, template, tokenizer)
+    prove(source, live.dsn, made)
 
 
 def test_a_holder_is_found_again_and_a_dead_one_replaced(prepared: Prepared) -> None:
@@ -276,14 +291,13 @@ def test_a_broken_difference_is_caught(
 
 def test_a_table_of_others_and_its_ids(
     small: Path,
-    tmp_path: Path,
-    folder: Path,
-    make_target: Callable[[], str],
-    template: Catalog,
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
+    prove: Prove,
     tokenizer: Tokenizer,
 ) -> None:
     """AUTOINCREMENT gives no id twice, not even one whose row came and went within the difference."""
-    source = Path(shutil.copy(small, tmp_path / "database.db"))
+    source = source_of(small)
 
     def run(*statements: str) -> None:
         with sqlite3.connect(source) as connection:
@@ -295,15 +309,15 @@ def test_a_table_of_others_and_its_ids(
         "CREATE TABLE work_sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT)",
         "INSERT INTO work_sessions (name) VALUES ('one'), ('two')",
     )
-    other = Prepared(source, folder, make_target())
+    other = prepare(source)
     run(
         "INSERT INTO work_sessions (id, name) VALUES (70, 'three')",
         "DELETE FROM work_sessions WHERE id = 70",
         "UPDATE entities SET size = 1 WHERE id = 1",
     )
-    made = difference(source, folder, other.dsn, tokenizer=tokenizer)
+    made = difference(source, other.folder, other.dsn, tokenizer=tokenizer)
     assert (made.way, made.rows) == ("difference", 2)  # the entity, and its full text
-    prove(source, other.dsn, made, template, tokenizer)
+    prove(source, other.dsn, made)
     with psycopg2.connect(other.dsn) as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO work_sessions (name) VALUES ('four') RETURNING id")
         assert cursor.fetchone() == (71,)
@@ -311,7 +325,7 @@ def test_a_table_of_others_and_its_ids(
 
 
 def test_catching_up_leaves_little_to_the_stop(
-    prepared: Prepared, pensieve: Pensieve, template: Catalog, tokenizer: Tokenizer
+    prepared: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
 ) -> None:
     source, folder, dsn = prepared.source, prepared.folder, prepared.dsn
     change(pensieve, source, 21, 12)
@@ -333,7 +347,7 @@ def test_catching_up_leaves_little_to_the_stop(
     made = difference(source, folder, dsn, tokenizer=tokenizer)
     assert (made.way, made.reason) == ("difference", "pages found by the write-ahead log")
     assert 0 < made.rows
-    prove(source, dsn, made, template, tokenizer)
+    prove(source, dsn, made)
     assert snapshot.end(folder)
     assert not held.held, "its process ends though the folder was renamed"
 
@@ -343,26 +357,25 @@ def test_catching_up_while_the_source_is_written_to(
     seed: int,
     pensieve: Pensieve,
     medium: Path,
-    tmp_path: Path,
-    folder: Path,
-    make_target: Callable[[], str],
-    template: Catalog,
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
+    prove: Prove,
     tokenizer: Tokenizer,
 ) -> None:
-    source = Path(shutil.copy(medium, tmp_path / "database.db"))
-    ready = Prepared(source, folder, make_target())
+    source = source_of(medium)
+    ready = prepare(source)
     change(pensieve, source, 300 + seed, 10)
     extra = [[], ["checkpoint"], ["restart"], ["checkpoint", "restart"]][seed % 4]
     environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
     environment.pop("PYTHONPATH", None)
     command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), str(400 + seed), "60", *extra]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
-        rounds = catch_up(source, folder, ready.dsn, tokenizer=tokenizer, few_pages=0)
+        rounds = catch_up(source, ready.folder, ready.dsn, tokenizer=tokenizer, few_pages=0)
         assert writer.communicate()[0]
     assert rounds
     assert all(one.verified.equal for one in rounds)
-    made = difference(source, folder, ready.dsn, tokenizer=tokenizer)
-    prove(source, ready.dsn, made, template, tokenizer)
+    made = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
+    prove(source, ready.dsn, made)
 
 
 def test_catching_up_that_fails_leaves_the_first_snapshot(prepared: Prepared, pensieve: Pensieve) -> None:
