@@ -346,7 +346,7 @@ def test_catching_up_leaves_little_to_the_stop(
     change(pensieve, source, 22, 12, "checkpoint")
     made = difference(source, folder, dsn, tokenizer=tokenizer)
     assert (made.way, made.reason) == ("difference", "pages found by the write-ahead log")
-    assert 0 < made.rows
+    assert made.rows > 0
     prove(source, dsn, made)
     assert snapshot.end(folder)
     assert not held.held, "its process ends though the folder was renamed"
