@@ -21,7 +21,7 @@ from .convert import InvalidText
 from .model import EngineError
 
 _BATCH_BYTES = 2_000_000
-_BATCH_ROWS = 1_000
+_BATCH_ROWS = 2_000
 _CAREFUL_ROWS = 200
 
 _VIRTUAL = re.compile(r"\s*CREATE\s+VIRTUAL\s+TABLE\b.*?\bUSING\s+(\w+)", re.IGNORECASE | re.DOTALL)
