@@ -84,7 +84,8 @@ WORD = re.compile(r"(?<![\w./\\:@#%+&-])[A-Za-z]{4,20}(?![\w./\\:@#%+&-])")
 LATIN = re.compile(r"[A-Za-z]+")
 
 LIMIT = 200
-"""Most hits that Pensieve's search returns; a word with as many is left out, since the cut is arbitrary."""
+"""Most hits that are asked for. A word with as many is left out, since the cut is arbitrary; and when words are picked,
+one with half as many, so that a few more on the other side are no cut there."""
 
 NEWEST = 2000
 """Entities from which words are picked."""
@@ -108,7 +109,7 @@ def pick_words(database: str, count: int) -> tuple[list[str], int]:
         )
         for entity, path, tags, metadata in rows:
             unusable |= latin(f"{path} {tags}")
-            indexed[int(entity)] = latin(metadata)
+            indexed.setdefault(int(entity), set()).update(latin(metadata))
             vocabulary |= indexed[int(entity)]
             whole.update({word.lower() for word in WORD.findall(metadata or "")})
             every = Counter(word.lower() for word in LATIN.findall(metadata or ""))
@@ -127,8 +128,8 @@ def pick_words(database: str, count: int) -> tuple[list[str], int]:
     return sorted(random.Random(0).sample(usable, min(count, len(usable)))), since
 
 
-def search(database: str, words: list[str], since: int) -> dict[str, list[int]]:
-    """Ids that Pensieve's own full-text search finds, by word."""
+def search(database: str, words: list[str], since: int, most: int) -> dict[str, list[int]]:
+    """Ids that Pensieve's own full-text search finds, by word; those found `most` times or more are left out."""
     os.environ["MEMOS_DATABASE_PATH"] = database
     from memos.config import settings
     from memos.databases.initializers import create_db_initializer
@@ -138,9 +139,10 @@ def search(database: str, words: list[str], since: int) -> dict[str, list[int]]:
     engine, _initializer = create_db_initializer(settings)
     provider = create_search_provider(settings.database_url)
     with Session(engine) as session:
-        found = {word: {int(entity) for entity in provider.full_text_search(word, session, LIMIT)} for word in words}
+        # An entity that was indexed twice in SQLite is found twice, and both count for the cut.
+        found = {word: [int(entity) for entity in provider.full_text_search(word, session, LIMIT)] for word in words}
     return {
-        word: sorted(entity for entity in hits if entity >= since) for word, hits in found.items() if len(hits) < LIMIT
+        word: sorted({entity for entity in hits if entity >= since}) for word, hits in found.items() if len(hits) < most
     }
 
 
@@ -160,9 +162,10 @@ def main() -> None:
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            most = LIMIT if words else LIMIT // 2
             if not words:
                 words, since = pick_words(database, module.params["count"])
-            hits = search(database, words, since)
+            hits = search(database, words, since, most)
     except Exception as error:
         module.fail_json(
             msg="Found: Pensieve's own search fails on this database: "
