@@ -21,8 +21,8 @@ description:
     the bulk took.
 options:
   state:
-    description: V(final) brings the target to the source as it is now, which nobody may write to. V(caught_up) brings it
-      to later snapshots while the source is written to, and does nothing when few pages were written.
+    description: V(final) brings the target to the source as it is now, which nobody may write to. V(caught_up) brings
+      it to later snapshots while the source is written to, and does nothing when few pages were written.
     type: str
     choices: [final, caught_up]
     default: final
@@ -217,8 +217,8 @@ def main() -> None:
             if options["state"] == "caught_up":
                 held = options["seconds"]
                 rounds = catch_up(source, folder, dsn, policy, watcher, jobs, tokenizer, options["rounds"], held)
-                result = {"changed": bool(rounds)}
-                result["caught_up"] = [told(module, one.difference, one.verified) for one in rounds]
+                caught_up = [told(module, one.difference, one.verified) for one in rounds]
+                result: dict[str, Any] = {"changed": bool(rounds), "caught_up": caught_up}
             else:
                 made = difference(source, folder, dsn, policy, watcher, jobs, tokenizer)
                 verified = verify(

@@ -99,7 +99,7 @@ def later(path: Path) -> Path:
 
 
 def hold_next(found: Snapshot, folder: Path, seconds: float) -> Snapshot:
-    """Begin a snapshot of the source as it is now, beside the one that was ``found`` in a folder; it is mapped on return.
+    """Begin a snapshot of the source as it is now, beside the one that was ``found`` in a folder; it is mapped then.
 
     Its copy is ``later(database)``, and its folder ``later(folder)``, until ``advance``. Raises EngineError.
     """
@@ -212,9 +212,7 @@ def _detach(work: Callable[[], None]) -> None:
 
 
 class _Holder:
-    def __init__(
-        self, source: Path, database: Path, made: Path, folder: Path, wal_limit: int, seconds: float
-    ) -> None:
+    def __init__(self, source: Path, database: Path, made: Path, folder: Path, wal_limit: int, seconds: float) -> None:
         self._source, self._folder, self._limit = source.absolute(), folder.absolute(), wal_limit
         self._database, self._made = database.absolute(), made.absolute()
         self._deadline = time.monotonic() + seconds
@@ -249,7 +247,7 @@ class _Holder:
     @staticmethod
     def _wanted() -> bool:
         """Whether the folder is still there, under whatever name."""
-        return os.stat(_HERE).st_nlink > 0
+        return _HERE.stat().st_nlink > 0
 
     def _tell(self, **changes: object) -> None:
         self._snapshot = replace(self._snapshot, **changes)  # type: ignore[arg-type]
