@@ -41,6 +41,8 @@ _SHARE_OF_FREE = 4  # the log may take a quarter of what is free
 #: Shadow tables that hold no row that anybody reads.
 _UNREAD = ("_fts_data", "_fts_idx", "_fts_docsize", "_fts_config")
 
+_WITHOUT_LATER = "go without later snapshots: -e data_copy_catch_up_rounds=0"
+
 _HERE = Path()  # the holder's working directory, whatever its name is by now
 
 
@@ -105,14 +107,14 @@ def hold_next(found: Snapshot, folder: Path, seconds: float) -> Snapshot:
     """
     database, beside = Path(found.database), later(folder)
     end(beside)
-    _begin(Path(found.source), database, later(database), beside, found.wal_limit, seconds)
+    _begin(Path(found.source), database, later(database), beside, found.wal_limit, seconds, _WITHOUT_LATER)
     while True:
         made = read(beside)
         assert made is not None
         if made.mapped:
             return made
-        if _started(made.pid) != made.started or made.state == "failed":
-            raise _failed(found.source, made)
+        if made.reason or _started(made.pid) != made.started:
+            raise _failed(found.source, made, _WITHOUT_LATER)
         time.sleep(_POLL)
 
 
@@ -126,8 +128,16 @@ def advance(folder: Path) -> Snapshot:
     return made
 
 
-def _begin(source: Path, database: Path, copy: Path, folder: Path, wal_limit: int, seconds: float) -> Snapshot:
-    """Fork a holder. ``copy`` is where its copy is made, ``database`` where it will be."""
+def _begin(
+    source: Path,
+    database: Path,
+    copy: Path,
+    folder: Path,
+    wal_limit: int,
+    seconds: float,
+    without: str = "go without a snapshot: -e migrate_online=false",
+) -> Snapshot:
+    """Fork a holder. ``copy`` is where its copy is made, ``database`` where it will be; ``without``: the other way."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(folder, Snapshot(str(source), str(database), wal_limit=wal_limit))
     ours, theirs = os.pipe()
@@ -141,16 +151,16 @@ def _begin(source: Path, database: Path, copy: Path, folder: Path, wal_limit: in
         stream.read()
     made = read(folder)
     if made is None or made.state in ("copying", "failed"):
-        raise _failed(str(source), made)
+        raise _failed(str(source), made, without)
     return made
 
 
-def _failed(source: str, made: Snapshot | None) -> EngineError:
+def _failed(source: str, made: Snapshot | None, without: str) -> EngineError:
     return EngineError(
         f"no snapshot of {source}: {(made.reason if made else '') or 'its process ended'}",
         "a copy of the database at one moment",
         "the database, which was only read",
-        "mend that (room, permissions), then run again; or go without a snapshot: -e migrate_online=false",
+        f"mend that (room, permissions), then run again; or {without}",
     )
 
 
