@@ -71,9 +71,10 @@ def main() -> int:
     found: dict[str, dict[str, list[float]]] = {"without": {}, "with": {}}
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch), SETTINGS) as server:
         source = Path(scratch) / "database.db"
-        Pensieve(Path(os.environ["PENSIEVE_VENV"]), Path(scratch) / "home").init(str(source))
         dsn = server.create_database("measured")
-        Pensieve(Path(os.environ["PENSIEVE_VENV"]), Path(scratch) / "home").init(dsn)
+        pensieve = Pensieve(Path(os.environ["PENSIEVE_VENV"]), Path(scratch) / "home")
+        pensieve.init(str(source))
+        pensieve.init(dsn)
         connection = psycopg2.connect(dsn)
         connection.autocommit = True
         ledger.create(connection)

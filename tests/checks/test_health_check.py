@@ -165,4 +165,8 @@ def test_what_the_rest_api_cannot_carry(serve: Serve, server: Server, make_targe
         ]
         more = {**sent, "filepath": f"/screenshots/{name}", "filename": name, "metadata_entries": entries}
         served.ask("POST", f"/libraries/{library}/entities?trigger_webhooks_flag=false&update_index=false", more)
-    print(f"REST API: {many / (time.monotonic() - began):.0f} screenshots a second with eight metadata entries each")
+    took = time.monotonic() - began
+    with psycopg2.connect(database) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT (SELECT count(*) FROM entities), (SELECT count(*) FROM metadata_entries)")
+        assert cursor.fetchall() == [(1 + many, 1 + 8 * many)]
+    print(f"REST API: {many / took:.0f} screenshots a second with eight metadata entries each")
