@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from sqlite_to_postgresql import changes, snapshot
-from sqlite_to_postgresql.catch_up import catch_up
+from sqlite_to_postgresql.catch_up import Proven, catch_up
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.difference import Difference, difference
 from sqlite_to_postgresql.fts import Tokenizer
@@ -38,6 +38,14 @@ Prove = Callable[[Path, str, Difference], None]
 def change(pensieve: Pensieve, database: Path, seed: int, steps: int, *extra: str) -> None:
     """Change a database in another process, with Pensieve's interpreter."""
     pensieve.run("python", str(CHANGE), str(seed), str(steps), *extra, database=str(database))
+
+
+def changing(pensieve: Pensieve, database: Path, seed: int, steps: int, *extra: str) -> subprocess.Popen[str]:
+    """The same, while this process goes on."""
+    environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(database)}
+    environment.pop("PYTHONPATH", None)
+    command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), str(seed), str(steps), *extra]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -94,6 +102,15 @@ class Prepared:
         assert made
         copy(source.with_name("copy.db"), dsn, jobs=1)
 
+    def catch_up(self, tokenizer: Tokenizer, **bounds: int) -> list[Proven]:
+        """While others write."""
+
+        def bring(later: Path) -> Proven:
+            made = difference(self.source, self.folder, self.dsn, tokenizer=tokenizer, later=later)
+            return Proven(made, verify(later, self.dsn, tokenizer=tokenizer, only=made.only))
+
+        return catch_up(self.source, self.folder, bring, **bounds)
+
     def wait(self, state: str) -> snapshot.Snapshot:
         """Until the holder says that it is in a state; it looks once a second."""
         deadline = time.monotonic() + 30
@@ -125,6 +142,12 @@ def prepare(folder: Path, make_target: Callable[[], str]) -> Prepare:
 def prepared(small: Path, source_of: Callable[[Path], Path], prepare: Prepare) -> Prepared:
     """One that is held."""
     return prepare(source_of(small))
+
+
+@pytest.fixture
+def larger(medium: Path, source_of: Callable[[Path], Path], prepare: Prepare) -> Prepared:
+    """One with more rows."""
+    return prepare(source_of(medium))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -236,10 +259,7 @@ def test_a_connection_older_than_the_snapshot_goes_on(
     tokenizer: Tokenizer,
 ) -> None:
     source = source_of(small)
-    environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
-    environment.pop("PYTHONPATH", None)
-    command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), "7", "25", "live", "checkpoint", "restart"]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+    with changing(pensieve, source, 7, 25, "live", "checkpoint", "restart") as writer:
         assert writer.stdin
         assert writer.stdout
         assert writer.stdout.readline() == "open\n"
@@ -329,7 +349,7 @@ def test_catching_up_leaves_little_to_the_stop(
 ) -> None:
     source, folder, dsn = prepared.source, prepared.folder, prepared.dsn
     change(pensieve, source, 21, 12)
-    first, second = catch_up(source, folder, dsn, tokenizer=tokenizer, rounds=2, few_pages=-1)
+    first, second = prepared.catch_up(tokenizer, rounds=2, few_pages=-1)
     assert first.difference.way == "difference"
     assert first.difference.rows > 0
     assert second.difference.rows == 0
@@ -342,7 +362,7 @@ def test_catching_up_leaves_little_to_the_stop(
     assert held.database == prepared.held.database
     assert sorted(path.name for path in folder.parent.iterdir() if "copy.db" in path.name) == ["copy.db"]
     assert not snapshot.later(folder).exists()
-    assert catch_up(source, folder, dsn, tokenizer=tokenizer) == [], "nothing was written since"
+    assert prepared.catch_up(tokenizer) == [], "nothing was written since"
     change(pensieve, source, 22, 12, "checkpoint")
     made = difference(source, folder, dsn, tokenizer=tokenizer)
     assert (made.way, made.reason) == ("difference", "pages found by the write-ahead log")
@@ -354,36 +374,27 @@ def test_catching_up_leaves_little_to_the_stop(
 
 @pytest.mark.parametrize("seed", range(8))
 def test_catching_up_while_the_source_is_written_to(
-    seed: int,
-    pensieve: Pensieve,
-    medium: Path,
-    source_of: Callable[[Path], Path],
-    prepare: Prepare,
-    prove: Prove,
-    tokenizer: Tokenizer,
+    seed: int, larger: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
 ) -> None:
-    source = source_of(medium)
-    ready = prepare(source)
-    change(pensieve, source, 300 + seed, 10)
+    change(pensieve, larger.source, 300 + seed, 10)
     extra = [[], ["checkpoint"], ["restart"], ["checkpoint", "restart"]][seed % 4]
-    environment = {**os.environ, "HOME": str(pensieve.home), "MEMOS_DATABASE_PATH": str(source)}
-    environment.pop("PYTHONPATH", None)
-    command = [str(pensieve.folder / "bin" / "python"), str(CHANGE), str(400 + seed), "60", *extra]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
-        rounds = catch_up(source, ready.folder, ready.dsn, tokenizer=tokenizer, few_pages=0)
-        assert writer.communicate()[0]
+    with changing(pensieve, larger.source, 400 + seed, 60, *extra) as writer:
+        rounds = larger.catch_up(tokenizer, few_pages=0)
+        assert writer.communicate()[0] == "60 steps\n"
     assert rounds
     assert all(one.verified.equal for one in rounds)
-    made = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
-    prove(source, ready.dsn, made)
+    made = difference(larger.source, larger.folder, larger.dsn, tokenizer=tokenizer)
+    prove(larger.source, larger.dsn, made)
 
 
-def test_catching_up_that_fails_leaves_the_first_snapshot(prepared: Prepared, pensieve: Pensieve) -> None:
+def test_catching_up_that_fails_leaves_the_first_snapshot(
+    prepared: Prepared, pensieve: Pensieve, tokenizer: Tokenizer
+) -> None:
     with sqlite3.connect(prepared.source) as connection:
         connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = 3")
     connection.close()
     with pytest.raises(FindingsError, match="unknown_enum_label in metadata_entries.data_type"):
-        catch_up(prepared.source, prepared.folder, prepared.dsn, few_pages=0)
+        prepared.catch_up(tokenizer, few_pages=0)
     found, following = snapshot.read(prepared.folder), snapshot.read(snapshot.later(prepared.folder))
     assert found == prepared.wait("held")
     assert found
@@ -393,10 +404,10 @@ def test_catching_up_that_fails_leaves_the_first_snapshot(prepared: Prepared, pe
     with sqlite3.connect(prepared.source) as connection:
         connection.execute("UPDATE metadata_entries SET data_type = 'TEXT' WHERE id = 3")
     connection.close()
-    assert catch_up(prepared.source, prepared.folder, prepared.dsn, few_pages=0)[0].verified.equal
+    assert prepared.catch_up(tokenizer, few_pages=0)[0].verified.equal
     assert not following.held
     change(pensieve, prepared.source, 24, 3)
-    snapshot.hold_next(prepared.held, prepared.folder, 600)
+    snapshot.hold_next(prepared.held, prepared.folder)
     beside = snapshot.later(Path(prepared.held.database))
     assert beside.exists()
     assert snapshot.end(prepared.folder), "both end"

@@ -30,10 +30,6 @@ options:
     description: Later snapshots that V(caught_up) makes at most.
     type: int
     default: 3
-  seconds:
-    description: How long V(caught_up) lets a snapshot be held at most.
-    type: int
-    default: 86400
   source:
     description: The SQLite database. It is opened read-only.
     type: path
@@ -157,21 +153,22 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
     import psycopg2
-    from ansible.module_utils.sqlite_to_postgresql.catch_up import catch_up
-    from ansible.module_utils.sqlite_to_postgresql.difference import Difference, difference
+    from ansible.module_utils.sqlite_to_postgresql.catch_up import Proven, catch_up
+    from ansible.module_utils.sqlite_to_postgresql.difference import difference
     from ansible.module_utils.sqlite_to_postgresql.fts import Tokenizer
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError, FindingsError, Policy
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn, plain_difference
     from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile
-    from ansible.module_utils.sqlite_to_postgresql.verify import VerifyResult, verify
+    from ansible.module_utils.sqlite_to_postgresql.verify import verify
 
     IMPORT_ERROR = None
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 
 
-def told(module: AnsibleModule, made: Difference, verified: VerifyResult) -> dict[str, Any]:
+def told(module: AnsibleModule, proven: Proven) -> dict[str, Any]:
     """A difference and its comparison as plain data; fails the module when the two sides are not equal."""
+    made, verified = proven.difference, proven.verified
     result: dict[str, Any] = {**plain_difference(made, 20), "verified": verified.as_dict()}
     result["seconds"] = round(made.seconds + verified.seconds, 3)
     result["phases"]["verify"] = round(verified.seconds, 3)
@@ -193,7 +190,6 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["final", "caught_up"], "default": "final"},
             "rounds": {"type": "int", "default": 3},
-            "seconds": {"type": "int", "default": 86400},
             "source": {"type": "path", "required": True},
             "folder": {"type": "path", "required": True},
             "target_dsn": {"type": "str", "required": True},
@@ -214,15 +210,11 @@ def main() -> None:
         dsn, policy = full_dsn(options["target_dsn"], options["passfile"]), Policy.of(options["policy"])
         progress = Path(options["progress_file"]) if options["progress_file"] else None
         with ProgressFile(progress) as watcher:
-            if options["state"] == "caught_up":
-                held = options["seconds"]
-                rounds = catch_up(source, folder, dsn, policy, watcher, jobs, tokenizer, options["rounds"], held)
-                caught_up = [told(module, one.difference, one.verified) for one in rounds]
-                result: dict[str, Any] = {"changed": bool(rounds), "caught_up": caught_up}
-            else:
-                made = difference(source, folder, dsn, policy, watcher, jobs, tokenizer)
+
+            def bring(later: Path | None) -> Proven:
+                made = difference(source, folder, dsn, policy, watcher, jobs, tokenizer, later)
                 verified = verify(
-                    source,
+                    later or source,
                     dsn,
                     progress=watcher,
                     jobs=jobs,
@@ -230,7 +222,13 @@ def main() -> None:
                     tokenizer=tokenizer,
                     only=made.only,
                 )
-                result = told(module, made, verified)
+                return Proven(made, verified)
+
+            if options["state"] == "caught_up":
+                caught_up = [told(module, one) for one in catch_up(source, folder, bring, options["rounds"])]
+                result: dict[str, Any] = {"changed": bool(caught_up), "caught_up": caught_up}
+            else:
+                result = told(module, bring(None))
     except FindingsError as error:
         module.fail_json(msg=str(error), findings=error.findings.as_list(20))
     except (EngineError, ValueError, ImportError, sqlite3.Error, psycopg2.Error) as error:

@@ -41,8 +41,6 @@ _SHARE_OF_FREE = 4  # the log may take a quarter of what is free
 #: Shadow tables that hold no row that anybody reads.
 _UNREAD = ("_fts_data", "_fts_idx", "_fts_docsize", "_fts_config")
 
-_WITHOUT_LATER = "go without later snapshots: -e data_copy_catch_up_rounds=0"
-
 _HERE = Path()  # the holder's working directory, whatever its name is by now
 
 
@@ -61,6 +59,7 @@ class Snapshot:
     bytes: int = 0
     wal_bytes: int = 0
     wal_limit: int = 0
+    hold_seconds: float = 0.0  # at most
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -92,7 +91,8 @@ def hold(source: Path, database: Path, folder: Path, wal_limit: int, seconds: fl
     if found and found.held and found.source == str(source) and Path(found.database).exists():
         return False, found
     end(folder)
-    return True, _begin(source, database, database, folder, wal_limit, seconds)
+    wanted = Snapshot(str(source), str(database), wal_limit=wal_limit, hold_seconds=seconds)
+    return True, _begin(wanted, database, folder)
 
 
 def later(path: Path) -> Path:
@@ -100,21 +100,23 @@ def later(path: Path) -> Path:
     return path.with_name(f"{path.name}.next")
 
 
-def hold_next(found: Snapshot, folder: Path, seconds: float) -> Snapshot:
+def hold_next(found: Snapshot, folder: Path) -> Snapshot:
     """Begin a snapshot of the source as it is now, beside the one that was ``found`` in a folder; it is mapped then.
 
-    Its copy is ``later(database)``, and its folder ``later(folder)``, until ``advance``. Raises EngineError.
+    Its bounds are those of the first. Its copy is ``later(database)``, and its folder ``later(folder)``, until
+    ``advance``. Raises EngineError.
     """
-    database, beside = Path(found.database), later(folder)
+    beside = later(folder)
     end(beside)
-    _begin(Path(found.source), database, later(database), beside, found.wal_limit, seconds, _WITHOUT_LATER)
+    wanted = Snapshot(found.source, found.database, wal_limit=found.wal_limit, hold_seconds=found.hold_seconds)
+    _begin(wanted, later(Path(found.database)), beside)
     while True:
         made = read(beside)
         assert made is not None
         if made.mapped:
             return made
         if made.reason or _started(made.pid) != made.started:
-            raise _failed(found.source, made, _WITHOUT_LATER)
+            raise _failed(made)
         time.sleep(_POLL)
 
 
@@ -128,39 +130,33 @@ def advance(folder: Path) -> Snapshot:
     return made
 
 
-def _begin(
-    source: Path,
-    database: Path,
-    copy: Path,
-    folder: Path,
-    wal_limit: int,
-    seconds: float,
-    without: str = "go without a snapshot: -e migrate_online=false",
-) -> Snapshot:
-    """Fork a holder. ``copy`` is where its copy is made, ``database`` where it will be; ``without``: the other way."""
+def _begin(wanted: Snapshot, copy: Path, folder: Path) -> Snapshot:
+    """Fork a holder. ``copy`` is where its copy is made, which will be at ``wanted.database``."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(folder, Snapshot(str(source), str(database), wal_limit=wal_limit))
+    _write(folder, wanted)
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
-        _detach(lambda: _Holder(source, database, copy, folder, wal_limit, seconds).run(theirs))
+        _detach(lambda: _Holder(wanted, copy, folder).run(theirs))
     os.close(theirs)
     os.waitpid(child, 0)
     with os.fdopen(ours) as stream:
         stream.read()
     made = read(folder)
-    if made is None or made.state in ("copying", "failed"):
-        raise _failed(str(source), made, without)
+    assert made is not None
+    if made.state in ("copying", "failed"):
+        raise _failed(made)
     return made
 
 
-def _failed(source: str, made: Snapshot | None, without: str) -> EngineError:
+def _failed(made: Snapshot) -> EngineError:
     return EngineError(
-        f"no snapshot of {source}: {(made.reason if made else '') or 'its process ended'}",
+        f"no snapshot of {made.source}: {made.reason or 'its process ended'}",
         "a copy of the database at one moment",
         "the database, which was only read",
-        f"mend that (room, permissions), then run again; or {without}",
+        "mend that (room, permissions), then run again; or go without later snapshots (-e data_copy_catch_up_rounds=0),"
+        " or without any: -e migrate_online=false",
     )
 
 
@@ -222,13 +218,11 @@ def _detach(work: Callable[[], None]) -> None:
 
 
 class _Holder:
-    def __init__(self, source: Path, database: Path, made: Path, folder: Path, wal_limit: int, seconds: float) -> None:
-        self._source, self._folder, self._limit = source.absolute(), folder.absolute(), wal_limit
-        self._database, self._made = database.absolute(), made.absolute()
-        self._deadline = time.monotonic() + seconds
-        self._snapshot = Snapshot(
-            str(source), str(database), pid=os.getpid(), started=_started(os.getpid()), wal_limit=wal_limit
-        )
+    def __init__(self, wanted: Snapshot, copy: Path, folder: Path) -> None:
+        self._source, self._database = Path(wanted.source).absolute(), Path(wanted.database).absolute()
+        self._made, self._folder = copy.absolute(), folder.absolute()
+        self._deadline = time.monotonic() + wanted.hold_seconds
+        self._snapshot = replace(wanted, pid=os.getpid(), started=_started(os.getpid()))
         self._first_bytes = 0
 
     def run(self, ready: int) -> None:
@@ -333,7 +327,7 @@ class _Holder:
         """Bytes that the log may have: what it had, and the limit, or a quarter of what is free if that is less."""
         grown = max(0, self._wal_bytes() - self._first_bytes)
         free = shutil.disk_usage(self._source.parent).free + grown
-        return self._first_bytes + min(self._limit, free // _SHARE_OF_FREE)
+        return self._first_bytes + min(self._snapshot.wal_limit, free // _SHARE_OF_FREE)
 
     def _too_much(self) -> bool:
         return self._wal_bytes() > self._bound()
