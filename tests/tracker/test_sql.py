@@ -319,6 +319,16 @@ def test_nothing_is_looked_for_in_text_comments_and_names() -> None:
     )
 
 
+def test_a_pattern_is_not_known_when_the_query_is_planned() -> None:
+    made = Translator(Catalog({"t": {"a"}}, {}), bound=True)
+    found = made.translate("SELECT a FROM t WHERE a LIKE ? OR a LIKE '%' || ? OR a LIKE ? ESCAPE '!' OR a LIKE 'x%'")
+    assert found.sql == (
+        'SELECT a FROM t WHERE a COLLATE "C" ILIKE (SELECT %(like0)s)'
+        """ OR a COLLATE "C" ILIKE '%%' || (SELECT %(like1)s)"""
+        """ OR a COLLATE "C" ILIKE %(p2)s ESCAPE '!' OR a COLLATE "C" ILIKE 'x%%'"""
+    )
+
+
 def test_managers_share_connections_and_wait_for_them(unchanged: Both) -> None:
     pools = [postgresql_first.ThreadedConnectionPool(1, 3, unchanged.dsn) for _ in range(4)]
 

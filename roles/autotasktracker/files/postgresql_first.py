@@ -391,13 +391,19 @@ class Translator:
         return "".join(out)
 
     def single(self, token: Token, before: Token, after: Token, pattern: bool) -> str:
-        """One token. `pattern`: it is part of a pattern of LIKE, where SQLite has no escape character."""
+        """One token. `pattern`: it is part of a pattern of LIKE, where SQLite has no escape character.
+
+        A pattern that is a parameter comes from a query of its own, so that PostgreSQL plans without it. Of '%word%' it
+        would believe that almost nothing matches, and read everything where SQLite reads until there is enough.
+        """
         if token.kind == "text":
             return self.text(token.value[1:-1], pattern)
         if token.kind == "name":
             return self.name(token.value[1:-1].replace('""', '"'), before, after, pattern)
         if token.kind == "mark":
-            return token.value if token.number < 0 else f"%({'like' if pattern else 'p'}{token.number})s"
+            if token.number < 0:
+                return token.value
+            return f"(SELECT %(like{token.number})s)" if pattern else f"%(p{token.number})s"
         if token.kind == "word":
             return self.word(token, before, after)
         if token.value in ("%", "%%"):

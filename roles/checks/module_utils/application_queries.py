@@ -460,7 +460,7 @@ def autotasktracker_queries(sample: Sample) -> Iterator[Query]:
         f"SELECT e.id, e.filepath, t.value, w.value FROM entities e {_joined(t='ocr_result', w='active_window')}"
         f" WHERE {_IMAGES} AND (t.value LIKE :term OR w.value LIKE :term) ORDER BY e.created_at DESC LIMIT :limit",
         f"SELECT e.id, e.filepath, t.value, w.value FROM entities e {_joined(t='ocr_result', w='active_window')}"
-        f' WHERE {_IMAGES} AND (t.value ILIKE :term COLLATE "C" OR w.value ILIKE :term COLLATE "C")'
+        f' WHERE {_IMAGES} AND (t.value COLLATE "C" ILIKE (SELECT :term) OR w.value COLLATE "C" ILIKE (SELECT :term))'
         " ORDER BY e.created_at DESC LIMIT :limit",
     )
     if sample.tags:
