@@ -223,15 +223,14 @@ class Builder:
         if self.log.failing():
             raise FindingsError(self.log)
         table = next(table for table in self._plan.tables.values() if table.is_full_text)
-        ids = listed.ids.tolist()
-        if ids:
+        ids = listed.ids
+        if len(ids):
             self._wait([build for build in self._builds if self._is_lookup(*build)])
             for name in _TEXT_SOURCES:
                 run(self._connection, f"ANALYZE {reference(name)}")
         started = time.monotonic()
         there = {entry.chunk: entry for entry in done if entry.table == table.name}
-        chunks = [(at // _CHUNK, ids[at : at + _CHUNK]) for at in range(0, len(ids), _CHUNK)]
-        waiting = [chunk for chunk in chunks if chunk[0] not in there]
+        waiting = [chunk for chunk in range(-(-len(ids) // _CHUNK)) if chunk not in there]
         total = TableCount(listed.source_rows, 0, len(listed.records))
         for entry in there.values():
             _add(total, entry.count)
@@ -239,11 +238,13 @@ class Builder:
         ledger.release(self._connection, self._run_id, table.name, ["rowid_without_row", "dependent_row"])
         ledger.quarantine(self._connection, self._run_id, listed.records)
         run(self._connection, "COMMIT")
+        self._meter.tell("full text", table.name)
         while waiting or self._pool.busy():
             while waiting and self._pool.idle():
-                number, part = waiting.pop(0)
+                chunk = waiting.pop(0)
+                part = ids[chunk * _CHUNK : (chunk + 1) * _CHUNK].tolist()
                 self._pool.submit(
-                    table.name, full_text, self._dsn, self._run_id, table, STAGING, number, part, self._policy
+                    table.name, full_text, self._dsn, self._run_id, table, STAGING, chunk, part, self._policy
                 )
             for step in self._pool.steps(0.5):
                 if step.done:

@@ -131,10 +131,11 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
     table), so an entity counts once however many entries it has.
     """
     content = quoted(f"{table.name}_content")
-    ids = np.unique(source.integers(f"SELECT c0 FROM {content} WHERE typeof(c0) = 'integer'"))
-    entries = int(source.rows(f"SELECT count(*) FROM {content} WHERE typeof(c0) = 'integer'")[0][0])
-    known = reading.entities if reading.entities is not None else np.empty(0, np.int64)
-    orphans = ids[~np.isin(ids, known)].tolist()
+    ids = source.integers(f"SELECT c0 FROM {content} WHERE typeof(c0) = 'integer'")
+    entries = len(ids)
+    ids = np.unique(ids)
+    known = np.isin(ids, reading.entities if reading.entities is not None else np.empty(0, np.int64))
+    orphans = ids[~known].tolist()
     records = []
 
     def leave_out(key: Any, row: tuple[Any, ...], kind: str, reason: str) -> None:
@@ -152,4 +153,4 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
     odd = source.rows(f"{entry} WHERE typeof(c0) <> 'integer'")
     for row in odd:
         leave_out(row[0], row, "rowid_without_row", "a full-text entry without an entity's id")
-    return FullText(ids[np.isin(ids, known)], len(ids) + len(odd), entries - len(ids), records)
+    return FullText(ids[known], len(ids) + len(odd), entries - len(ids), records)
