@@ -147,9 +147,13 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
             records.append(row_record(table.name, named, cells, kind, reason))
 
     entry = f"SELECT c0, c1, c2, c3 FROM {content}"
-    for key in orphans:
-        row = source.rows(f"{entry} WHERE c0 = ? ORDER BY id DESC LIMIT 1", (key,))[0]
-        leave_out(key, row, *_why(key, reading))
+    newest: dict[int, int] = dict.fromkeys(orphans, 0)
+    if newest:
+        # One pass for all: SQLite has no index from an entity to its entries.
+        pairs = source.execute(f"SELECT c0, id FROM {content} WHERE typeof(c0) = 'integer' ORDER BY id")
+        newest.update(pair for pair in pairs if pair[0] in newest)
+    for key, rowid in newest.items():
+        leave_out(key, source.rows(f"{entry} WHERE id = ?", (rowid,))[0], *_why(key, reading))
     odd = source.rows(f"{entry} WHERE typeof(c0) <> 'integer'")
     for row in odd:
         leave_out(row[0], row, "rowid_without_row", "a full-text entry without an entity's id")

@@ -304,10 +304,10 @@ class _Holder:
             tables = {name.decode(): root for name, root in found if not name.decode().endswith(_UNREAD)}
             PageMap.build(self._made, tables).save(_HERE / "map", self._database)
             if "entities_fts_content" in tables:
-                entries = np.array(
-                    copy.execute("SELECT c0, id FROM entities_fts_content WHERE typeof(c0) = 'integer'").fetchall(),
-                    np.int64,
-                ).reshape(-1, 2)
+                entries = np.fromiter(
+                    copy.execute("SELECT c0, id FROM entities_fts_content WHERE typeof(c0) = 'integer'"),
+                    np.dtype((np.int64, 2)),
+                )
                 np.save(_HERE / "map" / "entries.npy", entries[np.lexsort((entries[:, 1], entries[:, 0]))])
         except (DamagedError, UnicodeDecodeError) as error:
             self._tell(reason=f"its pages cannot be mapped: {error}")

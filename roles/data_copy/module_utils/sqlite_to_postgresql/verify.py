@@ -37,6 +37,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import psycopg2.extensions
 
 from .fts import Tokenizer, memo_for
@@ -60,7 +62,7 @@ from .verify_sides import (
 )
 from .verify_values import INTEGERS, quoted
 from .verify_vectors import compare_vectors, find_extra_ids, vec0_columns
-from .verify_words import compare_odd_entries, compare_words
+from .verify_words import compare_odd_entries, compare_words, read_entries
 
 __all__ = ["Difference", "TableVerdict", "VerifyResult", "catalog", "verify"]
 
@@ -152,6 +154,7 @@ class _Plan:
         self.findings = Differences()
         self.tables: dict[str, Table] = {}
         self.tasks: list[Task] = []
+        self.entries: npt.NDArray[np.void] | None = None
         self.ordinary, self.virtual = _source_tables(source)
         self.target_columns, self.target_keys = _target_tables(target)
         for name in self.ordinary:
@@ -211,6 +214,8 @@ class _Plan:
         entries: tuple[int, ...] | None = None
         if job == "words" and f"{name}_content" in self.only:
             entries = tuple(key[0] for key in self.only[f"{name}_content"])
+        elif job == "words":
+            self.entries = read_entries(self.source)
         if not self.tables[name].merged:
             size = len(keys) or 1
         for at in range(0, len(keys), size):
@@ -248,17 +253,11 @@ class _Plan:
     def _full_text_tasks(self) -> None:
         self.tasks.append(Task("ids", FTS_TABLE, None, None, 0))
         self.tasks.append(Task("odd", FTS_TABLE, None, None, 0))
-        ids = "SELECT DISTINCT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer'"
-        starts = [
-            row[0]
-            for row in self.source.execute(
-                f"SELECT c0 FROM (SELECT c0, row_number() OVER (ORDER BY c0) - 1 AS n FROM ({ids})) WHERE n % ? = 0",
-                (FTS_RANGE,),
-            )
-        ]
-        rows, last = self.source.execute(f"SELECT count(*), max(c0) FROM ({ids})").fetchone()
-        for start, stop in zip(starts, [*starts[1:], (last or 0) + 1]):
-            self.tasks.append(Task("words", FTS_TABLE, start, stop, min(rows, FTS_RANGE)))
+        self.entries = read_entries(self.source)
+        ids = np.unique(self.entries["entity"])
+        starts = ids[::FTS_RANGE].tolist()
+        for start, stop in zip(starts, [*starts[1:], *(ids[-1:] + 1).tolist()]):
+            self.tasks.append(Task("words", FTS_TABLE, start, stop, min(len(ids), FTS_RANGE)))
 
 
 _JOBS: dict[str, Callable[[Run, Task], Outcome]] = {
@@ -317,6 +316,8 @@ def verify(
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot(), to_regclass(%s) IS NOT NULL", (f"{BOOKKEEPING}.quarantine",))
             snapshot, quarantine = cursor.fetchone() or ("", False)
+        if progress is not None:
+            progress(Progress("verify", "counting rows on both sides", 0, 0, 0.0, 0.0, 0.0, None))
         plan = _Plan(database, connection, only)
         entries = sum(task.rows for task in plan.tasks if task.job == "words")
         run = Run(
@@ -330,6 +331,7 @@ def verify(
             sample=1.0 if entries <= SAMPLE_ALL else SAMPLE_SHARE,
             seed=seed,
             limit=limit,
+            entries=plan.entries,
         )
         tables = {name: TableVerdict() for name in plan.tables}
         kept, count, rows = list(plan.findings.kept), plan.findings.count, 0

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+import numpy.typing as npt
 import psycopg2
 import psycopg2.extensions
 
@@ -210,6 +212,7 @@ class Run:
     sample: float
     seed: int
     limit: int
+    entries: npt.NDArray[np.void] | None = None  # (entity, rowid) of the source's full-text entries, sorted
     _source: sqlite3.Connection | None = field(default=None, repr=False)
     _target: psycopg2.extensions.connection | None = field(default=None, repr=False)
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .verify_rows import RowComparison
 from .verify_sides import FTS_TABLE, Differences, Key, Outcome, Run, TableVerdict, Task, among, batches, groups, stream
 from .verify_values import quoted
@@ -194,11 +196,13 @@ def find_extra_ids(run: Run, task: Task) -> Outcome:
     source, target = run.open()
     table = run.tables[task.table]
     findings = Differences(run.limit)
+    ours: Iterator[int]
     if task.table == FTS_TABLE:
-        query = "SELECT DISTINCT c0 FROM entities_fts_content WHERE typeof(c0) = 'integer' ORDER BY c0"
+        assert run.entries is not None
+        ours = map(int, np.unique(run.entries["entity"]))
     else:
         query = f"SELECT rowid FROM {quoted(task.table + '_rowids')} ORDER BY rowid"
-    ours = (row[0] for batch in batches(source.execute(query)) for row in batch)
+        ours = (row[0] for batch in batches(source.execute(query)) for row in batch)
     ids = stream(target, f"SELECT {quoted(table.key[0])} FROM public.{quoted(task.table)} ORDER BY 1")
     current = next(ours, None)
     for batch in ids:
