@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -101,6 +102,37 @@ def test_not_enough_disk(playbook: Playbook, sample: Installation, pensieve_venv
         pensieve_venv=str(pensieve_venv),
         preflight_reserve_bytes=str(10**18),
     )
+
+
+@pytest.mark.parametrize(
+    ("held", "found", "next_step"),
+    [(True, "where Docker keeps its data", "docker system df"), (False, "free for", "pensieve_state_dir=")],
+)
+def test_the_copy_that_an_interrupted_run_still_holds_needs_no_room(
+    playbook: Playbook,
+    sample: Installation,
+    pensieve_venv: Path,
+    tmp_path: Path,
+    held: bool,
+    found: str,
+    next_step: str,
+) -> None:
+    with subprocess.Popen(["sleep", "600"]) as holder:
+        (tmp_path / "snapshot").mkdir()
+        (tmp_path / "snapshot" / "snapshot.json").write_text(json.dumps({"pid": holder.pid, "bytes": 10**18}))
+        if not held:
+            holder.kill()
+            holder.wait()
+        refused(
+            playbook,
+            sample.settings.home,
+            found,
+            next_step,
+            pensieve_venv=str(pensieve_venv),
+            pensieve_state_dir=str(tmp_path),
+            preflight_reserve_bytes=str(10**18),
+        )
+        holder.kill()
 
 
 def test_port_taken_by_something_else(playbook: Playbook, sample: Installation, pensieve_venv: Path) -> None:

@@ -230,11 +230,12 @@ class _Plan:
         bounds: list[int | None] = []
         if self.tables[name].merged and rows > RANGE_ROWS:
             key = quoted(self.tables[name].key[0])
-            low, high = self.source.execute(
-                f"SELECT min({key}), max({key}) FROM {quoted(name)} WHERE typeof({key}) = 'integer'"
-            ).fetchone()
+            integers = f"SELECT {key} FROM {quoted(name)} WHERE typeof({key}) = 'integer' ORDER BY {key}"
+            least = self.source.execute(f"{integers} LIMIT 1").fetchone()
+            most = self.source.execute(f"{integers} DESC LIMIT 1").fetchone()
             parts = rows // RANGE_ROWS + 1
-            if low is not None and high - low >= parts:
+            if least and most[0] - least[0] >= parts:
+                low, high = least[0], most[0]
                 bounds = [low + (high - low) * part // parts for part in range(1, parts)]
         edges = [None, *bounds, None]
         for start, stop in zip(edges, edges[1:]):
