@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from sqlite_to_postgresql import changes, snapshot
-from sqlite_to_postgresql.catch_up import Proven, catch_up
+from sqlite_to_postgresql.catch_up import FEW_PAGES, Proven, catch_up
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.difference import Difference, difference
 from sqlite_to_postgresql.fts import Tokenizer
@@ -102,14 +102,14 @@ class Prepared:
         assert made
         copy(source.with_name("copy.db"), dsn, jobs=1)
 
-    def catch_up(self, tokenizer: Tokenizer, **bounds: int) -> list[Proven]:
+    def catch_up(self, tokenizer: Tokenizer, rounds: int = 3, few_pages: int = FEW_PAGES) -> list[Proven]:
         """While others write."""
 
         def bring(later: Path) -> Proven:
             made = difference(self.source, self.folder, self.dsn, tokenizer=tokenizer, later=later)
             return Proven(made, verify(later, self.dsn, tokenizer=tokenizer, only=made.only))
 
-        return catch_up(self.source, self.folder, bring, **bounds)
+        return catch_up(self.source, self.folder, bring, rounds, few_pages)
 
     def wait(self, state: str) -> snapshot.Snapshot:
         """Until the holder says that it is in a state; it looks once a second."""

@@ -8,13 +8,16 @@ size is given by how fast Pensieve records, and no longer by how long the bulk t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import snapshot
+from .census import Watcher
 from .changes import written_pages
 from .difference import Difference
+from .model import Progress
 from .verify import VerifyResult
 
 #: Pages that are left to the stop: about a megabyte, applied in a second or two.
@@ -30,7 +33,12 @@ class Proven:
 
 
 def catch_up(
-    source: Path, folder: Path, bring: Callable[[Path], Proven], rounds: int = 3, few_pages: int = FEW_PAGES
+    source: Path,
+    folder: Path,
+    bring: Callable[[Path], Proven],
+    rounds: int = 3,
+    few_pages: int = FEW_PAGES,
+    progress: Watcher | None = None,
 ) -> list[Proven]:
     """Bring the target up to later snapshots until few pages are left, or ``rounds`` were made.
 
@@ -39,6 +47,7 @@ def catch_up(
     comparison found differences is the last. A database without a write-ahead log is left alone. Raises EngineError,
     and what ``bring`` raises; the snapshot that was there is then still the present one.
     """
+    began = time.monotonic()
     done: list[Proven] = []
     while len(done) < rounds and (not done or done[-1].verified.equal):
         found = snapshot.read(folder)
@@ -47,6 +56,10 @@ def catch_up(
         pages = written_pages(found, source)
         if pages is not None and len(pages.changed) <= few_pages:
             break
+        if progress is not None:
+            shown = f"round {len(done) + 1}, a later snapshot"
+            elapsed = time.monotonic() - began
+            progress(Progress("catch up", shown, 0, 0, found.bytes / 1e6, len(done) / rounds, elapsed, None))
         snapshot.hold_next(found, folder)
         done.append(bring(snapshot.later(Path(found.database))))
         snapshot.advance(folder)
