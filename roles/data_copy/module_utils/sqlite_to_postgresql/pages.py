@@ -174,9 +174,16 @@ class PageMap:
         }
 
     def _moved(self, number: int, changed: set[int], image: Image) -> list[Interval]:
-        """Intervals of leaves that were not written and are no longer where they were."""
+        """Intervals of leaves that were not written and are no longer where they were.
+
+        A part of the tree below an interior page that is where it was, and in which no interior page was written, is as
+        it was and is not read.
+        """
+        inner = np.flatnonzero((self.kind == _INTERIOR) & (self.table == number))
+        lows, highs = self.low[inner], self.high[inner]
+        written = np.isin(inner, list(changed))
+        same = np.zeros(len(inner), bool)
         leaves: dict[int, Interval] = {}
-        same: set[int] = set()
         steps = 0
         waiting = [(self._roots[self._names[number]], LOW, HIGH)]
         while waiting:
@@ -196,23 +203,28 @@ class PageMap:
             elif self.kind[page] == _LEAF:
                 leaves[page] = (low, high)
             else:
-                below = _listed(_children(self._pages[page - 1 : page], np.array([low]), np.array([high])))
-                if (low, high) == (self.low[page], self.high[page]):
-                    same.add(page)
-                    below = [child for child in below if self.kind[child[0]] == _INTERIOR]
-                waiting += below
+                stays = (low, high) == (self.low[page], self.high[page])
+                if stays:
+                    within = (lows >= low) & (highs <= high)
+                    below_written = (written & within).any()
+                    same |= (inner == page) if below_written else within
+                    if not below_written:
+                        continue
+                children = self._below(page, low, high)
+                waiting += [child for child in children if not stays or self.kind[child[0]] == _INTERIOR]
         moved = []
-        for page in np.flatnonzero((self.kind == _INTERIOR) & (self.table == number)).tolist():
-            if page in same:
-                continue
-            bounds = self.low[page : page + 1], self.high[page : page + 1]
-            for child, low, high in _listed(_children(self._pages[page - 1 : page], *bounds)):
+        for page in inner[~same].tolist():
+            for child, low, high in self._below(page, self.low[page], self.high[page]):
                 if self.kind[child] != _LEAF or child in changed:
                     continue
                 now = leaves.get(child)
                 if now is None or now[0] > low or now[1] < high:
                     moved.append((low, high))
         return moved
+
+    def _below(self, page: int, low: int, high: int) -> list[tuple[int, int, int]]:
+        """Pages below an interior page of these bounds that was not written, with their intervals."""
+        return _listed(_children(self._pages[page - 1 : page], np.array([low]), np.array([high])))
 
 
 def _joined(intervals: Iterable[Interval]) -> list[Interval]:
