@@ -115,10 +115,10 @@ def once(run: Run, seed: int, pause: float) -> dict[str, Any]:
     took = time.monotonic() - began
     writer.end()
     prober.end()
-    assert prober.refused is not None, "nobody was ever refused: was anything migrated?"
-    assert prober.back is not None, "Pensieve did not come back"
+    switched = (run.installation.base / "config.yaml").stat().st_mtime
+    refused, back = prober.gap(switched)
     found = wrong(api, writer.known)
-    after = {key for key, known in writer.known.items() if known.touched >= prober.refused}
+    after = {key for key, known in writer.known.items() if known.touched >= refused}
     unexplained = []
     children = _children(run)
     for difference in run.differing():
@@ -131,7 +131,8 @@ def once(run: Run, seed: int, pause: float) -> dict[str, Any]:
         "seed": seed,
         "wrong": found,
         "unexplained": unexplained,
-        "downtime": round(prober.back - prober.refused, 2),
+        "downtime": round(back - refused, 2),
+        "other gaps": [round(gap[1] - gap[0], 2) for gap in prober.gaps if gap != (refused, back)],
         "predicted": report["seconds"].get("predicted"),
         "difference": report.get("difference"),
         "entities": len(writer.known),
@@ -158,14 +159,13 @@ def carry_back(run: Run, seed: int, rows: int) -> dict[str, Any]:
     run.play("rollback.yml")
     took = time.time() - began
     prober.end()
-    assert prober.refused is not None
-    assert prober.back is not None
+    refused, back = prober.gap()
     return {
         "rows to carry back": changed,
         "wrong": wrong(api, writer.known),
         "entities": len(writer.known),
-        "from the start to the first answer": round(prober.back - began, 2),
-        "downtime": round(prober.back - prober.refused, 2),
+        "from the start to the first answer": round(back - began, 2),
+        "downtime": round(back - refused, 2),
         "rollback seconds": round(took, 2),
     }
 
@@ -190,11 +190,11 @@ def bare(run: Run) -> float:
     while any(process.pid in served for process in find(run.installation.settings.home)):
         time.sleep(0.02)
     run.installation.start()
-    while prober.back is None:
+    while not prober.gaps:
         time.sleep(0.02)
     prober.end()
-    assert prober.refused is not None
-    return prober.back - prober.refused
+    refused, back = prober.gap()
+    return back - refused
 
 
 def take(installation: Installation, database: Path) -> None:

@@ -66,16 +66,24 @@ class Known:
 
 
 class Prober(threading.Thread):
-    """Asks without pause, and notes the first refusal and the first good answer after it."""
+    """Asks without pause, and notes each gap: from the first refusal to the first good answer after it.
+
+    A disk that is busy makes gaps too.
+    """
 
     def __init__(self, api: Api) -> None:
         super().__init__(daemon=True)
         self._api, self._ended = api, threading.Event()
-        self.refused: float | None = None
-        self.back: float | None = None
+        self.gaps: list[tuple[float, float]] = []
         self.asked = 0
 
+    def gap(self, moment: float | None = None) -> tuple[float, float]:
+        """The gap in which a moment lies, or the longest; ValueError when there is none."""
+        gaps = [gap for gap in self.gaps if moment is None or gap[0] <= moment <= gap[1]]
+        return max(gaps, key=lambda gap: gap[1] - gap[0])
+
     def run(self) -> None:
+        refused: float | None = None
         while not self._ended.wait(0.05):
             began = time.time()
             try:
@@ -83,10 +91,11 @@ class Prober(threading.Thread):
             except Refused:
                 good = False
             self.asked += 1
-            if not good and self.refused is None:
-                self.refused = began
-            if good and self.refused is not None and self.back is None:
-                self.back = time.time()
+            if not good and refused is None:
+                refused = began
+            if good and refused is not None:
+                self.gaps.append((refused, time.time()))
+                refused = None
 
     def end(self) -> None:
         self._ended.set()
@@ -279,9 +288,10 @@ def main() -> None:
     signal.sigwait({signal.SIGTERM})
     writer.end()
     prober.end()
+    refused, back = prober.gap()
     told = {
-        "refused": prober.refused,
-        "back": prober.back,
+        "refused": refused,
+        "back": back,
         "requests": writer.done,
         "errors": writer.errors,
         "entities": len(writer.known),
