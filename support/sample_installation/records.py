@@ -308,7 +308,7 @@ def add_nul(pensieve: Pensieve, entity_id: int) -> None:
         f"/entities/{entity_id}/metadata",
         {
             "metadata_entries": [
-                {"key": "clipboard", "value": "before\x00after", "source": "clipboard", "data_type": "text"}
+                {"key": "clipboard", "value": "before\x00after \U0001f5a5", "source": "clipboard", "data_type": "text"}
             ]
         },
     )

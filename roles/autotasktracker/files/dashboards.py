@@ -35,6 +35,9 @@ PERIODS = ("Last 30 Days", "This Month", "Last 7 Days", "This Week", "Last 24 Ho
 TELLING = re.compile(r"error|exception|database|cannot|failed", re.IGNORECASE)
 """What error boxes say that tell of a page that could not load; others say that Ollama or Pensieve does not run."""
 
+REFUSED = re.compile(r"psycopg2|OperationalError|DatabaseError|syntax error|does not exist", re.IGNORECASE)
+"""What a page logs, and does not show, when the database refuses a query; its tables are then empty."""
+
 
 def is_page(path: Path) -> bool:
     """Whether a file is a Streamlit page: imports streamlit, and does something when it is run."""
@@ -173,7 +176,11 @@ def measure(page: Path, checkout: Path, values: set[str], seconds: float) -> dic
     elif found["statements"] == 0:
         return judged(name, "asks the database for nothing", begun, result="not applicable")
     elif not shown:
-        reason = "shows nothing that stands in the database"
+        refused = next((line for line in done.stderr.splitlines() if REFUSED.search(line)), "")
+        if found["rows_read"] and not refused:
+            there = f"no exception; {found['rows_read']} rows read from PostgreSQL, of whose texts it shows none"
+            return judged(name, there, begun, 0, found["rows_read"], "not applicable")
+        reason = f"shows nothing that stands in the database{': ' if refused else ''}{refused}"
     else:
         reason = ""
     return judged(name, reason, begun, shown, found["rows_read"])

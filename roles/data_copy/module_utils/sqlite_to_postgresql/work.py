@@ -5,9 +5,7 @@ from __future__ import annotations
 import struct
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,15 +54,6 @@ class _Stream:
     def readline(self, _size: int = -1, /) -> bytes:
         """Belongs to a file; COPY does not read by lines."""
         return self.read()
-
-
-def _ahead(blocks: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Make the next block in a thread while this one is sent: the server and this process work at the same time."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, blocks, b"")
-        while block := coming.result():
-            coming = thread.submit(next, blocks, b"")
-            yield block
 
 
 def scan(context: Context, table: TablePlan, policy: Policy, reading: Reading) -> Outcome:
@@ -137,8 +126,8 @@ def _load(
     try:
         ledger.strike(connection, run_id, table.name)
         run(connection, f"TRUNCATE {reference(table.name)}")
-        with connection.cursor() as cursor, closing(_ahead(blocks())) as ahead:
-            cursor.copy_expert(copy_sql(table, ", FREEZE"), _Stream(ahead), 1 << 20)
+        with connection.cursor() as cursor:
+            cursor.copy_expert(copy_sql(table, ", FREEZE"), _Stream(blocks()), 1 << 20)
         spool.write(connection)
         count.source = reading.source_rows
         count.seconds = time.monotonic() - started
