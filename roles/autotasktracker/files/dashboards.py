@@ -2,7 +2,9 @@
 
 Runs with AutoTaskTracker's own interpreter. Each page runs in a process of its own, under Streamlit's AppTest, with a
 time limit. A page passes when it raises nothing, shows no error box, shows values that stand in the database, and opens
-no SQLite database of Pensieve. A page that asks for a period is given longer ones while it shows nothing.
+no SQLite database of Pensieve. A page that asks for a period is given longer ones while it shows nothing. One that has
+read rows and shows no text of theirs, as where there is nothing to show yet, does not apply, unless it logs that the
+database has refused something.
 
 Prints JSON: {"dashboards": [{"page", "result", "evidence", "shown", "rows_read", "seconds"}]}. The exit
 code is 0 also when pages fail, since telling is its task; 2 when it cannot tell.
