@@ -214,31 +214,25 @@ def test_a_leaf_that_is_freed_far_below_a_root_that_was_not_written_is_found(see
     connection.execute("BEGIN")
     connection.executemany("INSERT INTO plain VALUES (?, ?)", rows)
     connection.execute("COMMIT")
-    page_map = PageMap.build(_checkpointed(connection, path), {"plain": 2})
-    inner = [page for page in (page_map.kind == 2).nonzero()[0].tolist() if page != 2]
-    chosen = random.Random(seed).choice(inner[:-1])
-    low, high = int(page_map.low[chosen]), int(page_map.high[chosen])
-    middle = max(1, low) + (high - max(1, low)) // 2
     try:
         held = hold(path, tmp_path)
+        page_map = PageMap.build(tmp_path / "copy.db", {"plain": 2})
+        inner = [page for page in (page_map.kind == 2).nonzero()[0].tolist() if page != 2]
+        chosen = random.Random(seed).choice(inner[:-1])
+        middle = (max(1, int(page_map.low[chosen])) + int(page_map.high[chosen])) // 2
         connection.execute("DELETE FROM plain WHERE id BETWEEN ? AND ?", (middle - 60, middle + 60))
         pages = written_pages(held, path)
         assert pages is not None
         written = set(pages.changed.tolist())
         assert chosen in written
         assert 2 not in written
-        named = PageMap.build(tmp_path / "copy.db", {"plain": 2}).candidates(pages.changed, pages.image)["plain"]
+        named = page_map.candidates(pages.changed, pages.image)["plain"]
         gone = range(middle - 60, middle + 61)
         assert [key for key in gone if not any(start < key <= stop for start, stop in named.intervals)] == []
         assert sum(stop - start for start, stop in named.intervals) < 1000, "few rows are looked at in vain"
     finally:
         connection.close()
         snapshot.end(tmp_path / "snapshot")
-
-
-def _checkpointed(connection: sqlite3.Connection, path: Path) -> Path:
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:

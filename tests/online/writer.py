@@ -288,7 +288,7 @@ def main() -> None:
     signal.sigwait({signal.SIGTERM})
     writer.end()
     prober.end()
-    refused, back = prober.gap()
+    refused, back = prober.gap() if prober.gaps else (None, None)
     told = {
         "refused": refused,
         "back": back,

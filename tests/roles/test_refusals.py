@@ -10,10 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from sample_installation.installation import Installation
+from sqlite_to_postgresql.snapshot import Snapshot
 
 from .conftest import Playbook, free_ports
 
@@ -117,9 +119,13 @@ def test_the_copy_that_an_interrupted_run_still_holds_needs_no_room(
     found: str,
     next_step: str,
 ) -> None:
-    with subprocess.Popen(["sleep", "600"]) as holder:
-        (tmp_path / "snapshot").mkdir()
-        (tmp_path / "snapshot" / "snapshot.json").write_text(json.dumps({"pid": holder.pid, "bytes": 10**18}))
+    holder = subprocess.Popen(["sleep", "600"])
+    began = int(Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    found_before = Snapshot("", "", state="held", pid=holder.pid, started=began, bytes=10**18)
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "snapshot.json").write_text(json.dumps(asdict(found_before)))
+    (tmp_path / "runtime").symlink_to(sys.prefix)
+    try:
         if not held:
             holder.kill()
             holder.wait()
@@ -132,7 +138,9 @@ def test_the_copy_that_an_interrupted_run_still_holds_needs_no_room(
             pensieve_state_dir=str(tmp_path),
             preflight_reserve_bytes=str(10**18),
         )
+    finally:
         holder.kill()
+        holder.wait()
 
 
 def test_port_taken_by_something_else(playbook: Playbook, sample: Installation, pensieve_venv: Path) -> None:

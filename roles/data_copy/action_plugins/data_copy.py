@@ -32,7 +32,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Run the module."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        if self._task.check_mode:
+        if not self._in_background():
             result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
             return result
         own = not arguments.get("progress_file")
@@ -56,6 +56,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if own:
                 self._quietly(f"rm -f {self._connection._shell.quote(file)}")
         return result
+
+    def _in_background(self) -> bool:
+        return not self._task.check_mode
 
     def _shell_home(self, task_vars: Any) -> str:
         return str(self._remote_expand_user("~"))

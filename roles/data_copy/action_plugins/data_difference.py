@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import action_loader
 
 _shared = action_loader.get("data_copy", class_only=True)
@@ -15,11 +12,5 @@ class ActionModule(_shared):  # type: ignore[misc, valid-type]
     in the background and to look whether it has ended would take longer.
     """
 
-    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Run the module."""
-        if self._task.args.get("state") == "caught_up":
-            followed: dict[str, Any] = super().run(tmp, task_vars)
-            return followed
-        result: dict[str, Any] = ActionBase.run(self, tmp, task_vars)
-        result.update(self._execute_module(module_args=dict(self._task.args), task_vars=task_vars))
-        return result
+    def _in_background(self) -> bool:
+        return bool(super()._in_background()) and self._task.args.get("state") == "caught_up"

@@ -225,8 +225,8 @@ def main() -> None:
                 return Proven(made, verified)
 
             if options["state"] == "caught_up":
-                made = catch_up(source, folder, bring, options["rounds"], progress=watcher)
-                caught_up = [told(module, one) for one in made]
+                rounds = catch_up(source, folder, bring, options["rounds"], progress=watcher)
+                caught_up = [told(module, one) for one in rounds]
                 result: dict[str, Any] = {"changed": bool(caught_up), "caught_up": caught_up}
             else:
                 result = told(module, bring(None))

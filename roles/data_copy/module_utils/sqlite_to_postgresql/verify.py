@@ -214,7 +214,7 @@ class _Plan:
         entries: tuple[int, ...] | None = None
         if job == "words" and f"{name}_content" in self.only:
             entries = tuple(key[0] for key in self.only[f"{name}_content"])
-        elif job == "words":
+        elif job == "words" and keys:
             self.entries = read_entries(self.source)
         if not self.tables[name].merged:
             size = len(keys) or 1
