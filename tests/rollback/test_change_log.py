@@ -7,7 +7,7 @@ from typing import Any
 import psycopg2
 import pytest
 from sqlite_to_postgresql import change_log
-from sqlite_to_postgresql.target import connect
+from sqlite_to_postgresql.target import connect, query
 from sqlite_to_postgresql.verify import catalog, verify
 
 from rollback.world import Run
@@ -96,6 +96,27 @@ def test_beginning_again_changes_nothing_and_removing_leaves_nothing(run: Run) -
         connection.close()
     assert run.sql("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == [(0,)]
     assert run.sql("SELECT count(*) FROM pg_proc WHERE pronamespace = 'data_copy'::regnamespace") == [(0,)]
+
+
+def test_a_prepared_log_begins_with_nothing_noted_and_waits_for_no_table(run: Run) -> None:
+    """Autovacuum holds such a lock, and gives it up only after a second."""
+    connection, other = connect(run.dsn, lock_timeout="1s"), connect(run.dsn)
+    try:
+        change_log.remove(connection)
+        assert change_log.prepare(connection)
+        assert not change_log.prepare(connection)
+        run.sql(FOLDER)
+        assert change_log.read(connection) is None
+        other.autocommit = False
+        query(other, "LOCK TABLE entities, folders, tags IN SHARE UPDATE EXCLUSIVE MODE; SELECT 1")
+        assert change_log.install(connection, run.source)
+        other.rollback()
+        assert log(run).rows == {}
+        run.sql("UPDATE folders SET path = path || '-' WHERE id = (SELECT max(id) FROM folders)")
+        assert log(run).rows == {"folders": 1}
+    finally:
+        connection.close()
+        other.close()
 
 
 def test_verifier_knows_our_triggers_and_no_others(run: Run) -> None:

@@ -24,10 +24,11 @@ options:
     description: libpq password file with an entry for the target.
     type: path
   state:
-    description: V(present) begins a log unless there is one of the latest copy, V(absent) removes it, V(told) only
-      counts, and does not fail when the server does not answer.
+    description: V(present) begins a log unless there is one of the latest copy; V(prepared) makes the triggers for it,
+      so that this is not to be done while the application is stopped; V(absent) removes both; V(told) only counts, and
+      does not fail when the server does not answer.
     type: str
-    choices: [present, absent, told]
+    choices: [present, prepared, absent, told]
     default: present
 attributes:
   check_mode:
@@ -102,7 +103,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "source": {"type": "path"},
     "target_dsn": {"type": "str", "required": True},
     "passfile": {"type": "path"},
-    "state": {"type": "str", "choices": ["present", "absent", "told"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "prepared", "absent", "told"], "default": "present"},
 }
 
 
@@ -115,10 +116,13 @@ def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             raise
         return {"changed": False, "available": False, "reason": error.found}
     try:
-        complete = change_log.is_complete(connection)
         changed = False
         if options["state"] == "present":
+            complete = change_log.is_complete(connection)
             changed = not complete if check_mode else change_log.install(connection, Path(options["source"]))
+        elif options["state"] == "prepared":
+            complete = change_log.is_prepared(connection)
+            changed = not complete if check_mode else change_log.prepare(connection)
         elif options["state"] == "absent":
             changed = change_log.exists(connection) if check_mode else change_log.remove(connection)
         log = change_log.read(connection)

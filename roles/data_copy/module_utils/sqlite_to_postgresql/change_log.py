@@ -14,6 +14,8 @@ that has no primary key.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,43 +193,74 @@ def _is_of_this_copy(connection: Connection) -> bool:
 
 def is_complete(connection: Connection) -> bool:
     """Tell whether there is a log since the latest copy, and every table is watched."""
-    return _is_of_this_copy(connection) and all(table.complete for table in tables(connection))
+    return _is_of_this_copy(connection) and is_prepared(connection)
+
+
+def is_prepared(connection: Connection) -> bool:
+    """Tell whether every table is watched."""
+    return all(table.complete for table in tables(connection))
+
+
+def prepare(connection: Connection) -> bool:
+    """Make the triggers, all in one transaction, and begin no log; False if they are there already.
+
+    A table must be free of others' locks for that, autovacuum's too: what would wait while the application is stopped
+    can be waited for before. Until ``install`` nobody reads what they note.
+    """
+    if is_prepared(connection):
+        return False
+    with _transaction(connection):
+        _make(connection, tables(connection))
+    return True
 
 
 def install(connection: Connection, source: Path) -> bool:
     """Begin to keep a change log, all triggers in one transaction; False if all of it is there already.
 
-    Both sides must be equal at this moment, and nothing may write to either. A log of an earlier copy is begun anew.
+    Both sides must be equal at this moment, and nothing may write to either. A log of an earlier copy, and what was
+    noted before this moment, is begun anew.
     """
     if is_complete(connection):
         return False
     found, fresh, run_id = tables(connection), not _is_of_this_copy(connection), _run_id(connection)
-    connection.autocommit = False
-    try:
-        run(connection, _BOOKS)
+    with _transaction(connection):
+        _make(connection, found)
         if fresh:
             run(connection, f"TRUNCATE {LOG}, {BOOKKEEPING}.change_log")
-        for table in found:
-            if table.complete and not fresh:
-                continue
-            for statement in _statements(table):
-                run(connection, statement)
-            if not fresh:
-                # It was not watched for a while: what happened then is not known.
-                run(connection, f"INSERT INTO {LOG} (table_name) VALUES (%s)", (table.name,))
-        if fresh:
             run(
                 connection,
                 f"INSERT INTO {BOOKKEEPING}.change_log (source, fingerprint, run_id, tables) VALUES (%s, %s, %s, %s)",
                 (str(source), fingerprint(source), run_id, [table.name for table in found]),
             )
+        else:
+            # These were not watched for a while: what happened then is not known.
+            for table in found:
+                if not table.complete:
+                    run(connection, f"INSERT INTO {LOG} (table_name) VALUES (%s)", (table.name,))
+    return True
+
+
+def _make(connection: Connection, found: list[Watched]) -> None:
+    """Make the log, and the triggers that are missing."""
+    run(connection, _BOOKS)
+    for table in found:
+        if not table.complete:
+            for statement in _statements(table):
+                run(connection, statement)
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    """Commit in the end, or roll back and raise."""
+    connection.autocommit = False
+    try:
+        yield
         connection.commit()
     except BaseException:
         connection.rollback()
         raise
     finally:
         connection.autocommit = True
-    return True
 
 
 def remove(connection: Connection) -> bool:
@@ -236,8 +269,7 @@ def remove(connection: Connection) -> bool:
     there = exists(connection) or any(table.complete for table, _, _ in found)
     if not there:
         return False
-    connection.autocommit = False
-    try:
+    with _transaction(connection):
         for table, row, truncate in found:
             on = f"ON public.{quoted(table.name)}"
             run(connection, f"DROP TRIGGER IF EXISTS {ROW_TRIGGER} {on}")
@@ -245,12 +277,6 @@ def remove(connection: Connection) -> bool:
             for function in (row, truncate):
                 run(connection, f"DROP FUNCTION IF EXISTS {BOOKKEEPING}.{quoted(function)}()")
         run(connection, f"DROP TABLE IF EXISTS {LOG}, {BOOKKEEPING}.change_log")
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-    finally:
-        connection.autocommit = True
     return True
 
 
