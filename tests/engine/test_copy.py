@@ -17,9 +17,11 @@ from typing import Any
 import psycopg2
 import pytest
 import sqlite_to_postgresql
+from sqlite_to_postgresql import staging
 from sqlite_to_postgresql.census import census
 from sqlite_to_postgresql.copier import copy, predict
 from sqlite_to_postgresql.model import DEFAULT_POLICY, CopyResult, EngineError, FindingsError
+from sqlite_to_postgresql.target import TargetIndex
 from sqlite_to_postgresql.verify import catalog, verify
 
 from engine.conftest import Catalog
@@ -355,6 +357,24 @@ def test_indexes_of_autotasktracker(source: Path, make_target: Callable[[], str]
     assert made["metadata_entries.idx_metadata_entity_key"].endswith("USING btree (entity_id, key)")
     assert verify(source, target, expected_catalog=template).equal
     assert not copy(source, target).changed
+
+
+@pytest.mark.parametrize(
+    ("given", "built", "afterwards"),
+    [
+        ("m='16', ef_construction='64'", "m='16', ef_construction='160'", "m='16', ef_construction='64'"),
+        ("ef_construction='40'", "ef_construction='160'", "ef_construction='40'"),
+        ("m='16', ef_construction='400'", "m='16', ef_construction='400'", ""),
+        ("m='16'", "m='16'", ""),
+    ],
+)
+def test_graph_of_vectors_is_built_with_more_effort_than_its_definition_says(
+    given: str, built: str, afterwards: str
+) -> None:
+    create = "CREATE INDEX near ON vectors USING hnsw (embedding vector_cosine_ops) WITH ({}) WHERE (library_id = 1)"
+    index = TargetIndex("near", create.format(given), "hnsw", False, ("embedding",))
+    back = f'; ALTER INDEX data_copy_staging."near" SET ({afterwards})' if afterwards else ""
+    assert staging.index_statement(index) == create.format(built) + back
 
 
 def test_refused_sources(source: Path, make_target: Callable[[], str]) -> None:
