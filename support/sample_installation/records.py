@@ -231,6 +231,8 @@ def entity(
         ("sequence", str(number), "system_generated", "number"),
         ("ocr_result", ocr_result(activity.lines, chance), "ocr", "json"),
     ]
+    if number % 6 == 0:
+        text.append(("minicpm_v_result", f"Someone works in {activity.app}: {activity.task}", "vlm", "text"))
     return {
         "filename": path.name,
         "filepath": str(path),

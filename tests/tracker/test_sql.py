@@ -263,6 +263,20 @@ def test_pandas_reads_it(unchanged: Both) -> None:
     assert left.equals(right)
 
 
+def test_times_of_before_and_after_the_switch_are_alike(both: Both) -> None:
+    """SQLite's own clock has no decimals, PostgreSQL's has; pandas takes the first row's form for that of all."""
+    oldest = "(SELECT min(id) FROM entities)"
+    both.postgresql.execute("UPDATE entities SET created_at = '2025-01-31 12:00:00'")
+    rows = both.postgresql.execute("SELECT DISTINCT created_at FROM entities").fetchall()
+    assert [tuple(row) for row in rows] == [("2025-01-31 12:00:00",)]
+    both.postgresql.execute(f"UPDATE entities SET created_at = '2025-01-31 11:00:00.25' WHERE id > {oldest}")
+    query = f"SELECT CASE WHEN id > {oldest} + 1 OR id = {oldest} THEN created_at END AS created_at FROM entities"
+    read = pd.read_sql_query(query, both.postgresql)
+    assert sorted(set(read["created_at"].dropna())) == ["2025-01-31 11:00:00.250000", "2025-01-31 12:00:00.000000"]
+    assert read["created_at"].isna().sum() == 1
+    assert pd.to_datetime(read["created_at"]).max() == datetime(2025, 1, 31, 12)
+
+
 def test_numbers_of_numpy_are_sent(unchanged: Both) -> None:
     number = pd.Series([3]).iloc[0]
     assert plain(unchanged.postgresql.execute("SELECT id FROM entities WHERE id = ?", (number,))) == [(3,)]

@@ -2,7 +2,8 @@
 
 Runs with AutoTaskTracker's own interpreter. Each page runs in a process of its own, under Streamlit's AppTest, with a
 time limit. A page passes when it raises nothing, shows no error box, shows values that stand in the database, and opens
-no SQLite database of Pensieve. A page that asks for a period is given longer ones while it shows nothing.
+no SQLite database of Pensieve. A page that asks for a period or a day is given others while it shows nothing: longer
+ones, and those on which most screenshots were taken.
 
 Prints JSON: {"dashboards": [{"page", "result", "evidence", "shown", "rows_read", "seconds"}]}. The exit
 code is 0 also when pages fail, since telling is its task; 2 when it cannot tell.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ VALUES = (
     " ('active_window', 'tasks', 'category', 'minicpm_v_result', 'vlm_description')"
     " UNION SELECT filepath FROM entities UNION SELECT filename FROM entities"
 )
+DAYS = "SELECT substr(CAST(created_at AS text), 1, 10), count(*) FROM entities GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 3"
 PERIODS = ("Last 30 Days", "This Month", "Last 7 Days", "This Week", "Last 24 Hours", "All Time", "All time")
 """Names that the pages give to periods. All time is the last resort: some pages ask for each day of it by itself."""
 
@@ -79,6 +82,13 @@ def known_values(uri: str) -> set[str]:
         return {str(row[0]) for row in cursor.fetchall() if row[0] is not None and len(str(row[0])) >= 6}
 
 
+def busy_days(uri: str) -> list[str]:
+    """Days on which most screenshots were taken, as 2025-01-31."""
+    with database(uri) as cursor:
+        cursor.execute(DAYS)
+        return [row[0] for row in cursor.fetchall() if row[0] is not None]
+
+
 def texts(block: Any) -> list[str]:
     """All that a part of a page shows, as text: also the cells of tables and the data of charts."""
     shown = []
@@ -105,7 +115,21 @@ def count_shown(shown: list[str], values: set[str]) -> int:
     return sum(any(form in everything for form in (value, json.dumps(value)[1:-1])) for value in values)
 
 
-def show(page: Path, values: set[str]) -> dict[str, Any]:
+def others(run: Any, days: list[str]) -> Iterator[Any]:
+    """The page for each other period that it offers, then for each of these days, if it asks for one."""
+    for period in PERIODS:
+        box = next((box for box in run.selectbox if period in box.options), None)
+        if box is not None:
+            run = box.set_value(period).run()
+            yield run
+    for day in map(date.fromisoformat, days):
+        box = next(iter(run.date_input), None)
+        if box is not None:
+            run = box.set_value((day, day) if isinstance(box.value, (tuple, list)) else day).run()
+            yield run
+
+
+def show(page: Path, values: set[str], days: list[str]) -> dict[str, Any]:
     """Run one page in this process, and tell what it shows. The audit hook sees each SQLite database that is opened."""
     opened: list[str] = []
 
@@ -122,11 +146,12 @@ def show(page: Path, values: set[str]) -> dict[str, Any]:
         run.session_state["auto_refresh"] = False
     run.run()
     shown = texts(run)
-    for period in PERIODS:
-        box = next((box for box in run.selectbox if period in box.options), None)
-        if run.exception or box is None or count_shown(shown, values):
-            continue
-        run = box.set_value(period).run()
+    choices = others(run, days)
+    while not run.exception and not count_shown(shown, values):
+        following = next(choices, None)
+        if following is None:
+            break
+        run = following
         shown += texts(run)
     read = sys.modules.get("autotasktracker.postgresql_first")
     return {
@@ -139,7 +164,7 @@ def show(page: Path, values: set[str]) -> dict[str, Any]:
     }
 
 
-def measure(page: Path, checkout: Path, values: set[str], seconds: float) -> dict[str, Any]:
+def measure(page: Path, checkout: Path, values: set[str], days: list[str], seconds: float) -> dict[str, Any]:
     """Run one page in a process of its own, and judge it."""
     name = str(page.relative_to(checkout))
     begun = time.monotonic()
@@ -148,7 +173,7 @@ def measure(page: Path, checkout: Path, values: set[str], seconds: float) -> dic
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(sorted(values)),
+            input=json.dumps({"values": sorted(values), "days": days}),
             cwd=checkout,
             env=environment,
             capture_output=True,
@@ -198,22 +223,23 @@ def main() -> int:
     """Measure all pages, or one (`--show`, for the process that runs it)."""
     parser = argparse.ArgumentParser(description="Load every dashboard of AutoTaskTracker, and tell what it shows.")
     parser.add_argument(
-        "--show", type=Path, help="run this one page in this process; values to look for as JSON on standard input"
+        "--show", type=Path, help="run this one page in this process; values and days as JSON on standard input"
     )
     parser.add_argument("--checkout", type=Path, help="AutoTaskTracker's checkout")
     parser.add_argument("--database", help="URI without a password, or path of a SQLite file: what pages should show")
     parser.add_argument("--seconds", type=float, default=120.0, help="time limit of one page")
     arguments = parser.parse_args()
     if arguments.show:
-        result: dict[str, Any] = show(arguments.show, set(json.load(sys.stdin)))
+        given = json.load(sys.stdin)
+        result: dict[str, Any] = show(arguments.show, set(given["values"]), given["days"])
     else:
         checkout = arguments.checkout.absolute()
-        values = known_values(arguments.database)
+        values, days = known_values(arguments.database), busy_days(arguments.database)
         found = pages(checkout)
         if not found or not values:
             print(f"{len(found)} pages, {len(values)} values to look for", file=sys.stderr)
             return 2
-        result = {"dashboards": [measure(page, checkout, values, arguments.seconds) for page in found]}
+        result = {"dashboards": [measure(page, checkout, values, days, arguments.seconds) for page in found]}
     print(json.dumps(result))
     return 0
 

@@ -726,8 +726,28 @@ def _stamp(value: Any, cursor: Any) -> Any:
     return f"{whole}.{decimals:0<6}" if decimals.isdigit() else value
 
 
+def _alike(found: Sequence[tuple[Any, ...]], stamps: list[int]) -> Sequence[tuple[Any, ...]]:
+    """Rows in which the timestamps of a column all have decimals, or none has.
+
+    SQLite's CURRENT_TIMESTAMP has none, PostgreSQL's has six; a column holds those of before the switch and those of
+    after it, and pandas reads only what is all alike.
+    """
+    mixed = {place for place in stamps if len({"." in row[place] for row in found if row[place] is not None}) > 1}
+    if not mixed:
+        return found
+    return [
+        tuple(
+            f"{value}.000000" if place in mixed and value is not None and len(value) == _WHOLE else value
+            for place, value in enumerate(row)
+        )
+        for row in found
+    ]
+
+
+_TIMESTAMP = 1114
+_WHOLE = len("2025-01-31 12:00:00")
 _AS_IN_SQLITE = (
-    psycopg2.extensions.new_type((1082, 1114, 1184), "STAMP_AS_TEXT", _stamp),
+    psycopg2.extensions.new_type((1082, _TIMESTAMP, 1184), "STAMP_AS_TEXT", _stamp),
     psycopg2.extensions.new_type((1700,), "NUMERIC_AS_FLOAT", lambda value, _: None if value is None else float(value)),
 )
 
@@ -794,7 +814,8 @@ class Cursor(_Understanding, psycopg2.extensions.cursor):  # type: ignore[misc]
     def _rows(self, found: Sequence[tuple[Any, ...]]) -> list[Row]:
         _count(len(found))
         names = {column[0]: number for number, column in enumerate(self.description or ())}
-        rows = [Row(values) for values in found]
+        stamps = [number for number, column in enumerate(self.description or ()) if column[1] == _TIMESTAMP]
+        rows = [Row(values) for values in _alike(found, stamps)]
         for row in rows:
             row.names = names
         return rows
