@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .model import FAIL, Finding, FindingLog, Policy, QuarantineRecord
 from .plan import TablePlan
@@ -66,7 +67,7 @@ def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading)
         batch = Batch(vectors.rowids, [vectors.rowids, *vectors.columns])
         orphans: list[int] = []
         if reading.entities is not None:
-            orphans = np.flatnonzero(~np.isin(vectors.rowids, reading.entities)).tolist()
+            orphans = np.flatnonzero(~_are_in(vectors.rowids, reading.entities)).tolist()
         records = []
         for row in orphans:
             key = converter.key(batch, row)
@@ -81,6 +82,15 @@ def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading)
     if oddities:
         action = policy.action("rowid_without_row", coercible=False)
         yield Converted(records=_report_oddities(source, table, oddities, action, reading.log))
+
+
+def _are_in(values: Int64s, known: Int64s) -> npt.NDArray[np.bool_]:
+    """For each value whether it is among those known, which are sorted. np.isin would copy and sort both."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    places = np.searchsorted(known, values)
+    places[places == len(known)] = 0
+    return np.equal(known[places], values)
 
 
 def _why(entity: int, reading: Reading) -> tuple[str, str]:
@@ -133,8 +143,9 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
     content = quoted(f"{table.name}_content")
     ids = source.integers(f"SELECT c0 FROM {content} WHERE typeof(c0) = 'integer'")
     entries = len(ids)
-    ids = np.unique(ids)
-    known = np.isin(ids, reading.entities if reading.entities is not None else np.empty(0, np.int64))
+    ids.sort()
+    ids = ids[np.append(True, ids[1:] != ids[:-1])[: len(ids)]]
+    known = _are_in(ids, reading.entities if reading.entities is not None else np.empty(0, np.int64))
     orphans = ids[~known].tolist()
     records = []
 
