@@ -362,8 +362,8 @@ def test_indexes_of_autotasktracker(source: Path, make_target: Callable[[], str]
 @pytest.mark.parametrize(
     ("given", "built", "afterwards"),
     [
-        ("m='16', ef_construction='64'", "m='16', ef_construction='160'", "m='16', ef_construction='64'"),
-        ("ef_construction='40'", "ef_construction='160'", "ef_construction='40'"),
+        ("m='16', ef_construction='64'", "m='16', ef_construction='128'", "m='16', ef_construction='64'"),
+        ("ef_construction='40'", "ef_construction='128'", "ef_construction='40'"),
         ("m='16', ef_construction='400'", "m='16', ef_construction='400'", ""),
         ("m='16'", "m='16'", ""),
     ],

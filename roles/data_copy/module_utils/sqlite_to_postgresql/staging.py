@@ -36,7 +36,7 @@ _GRAPH_BYTES = 1200  # a vector's place in the graph and its neighbours, with m 
 
 #: Vectors that are looked at as neighbours of a new one while an index is built. With Pensieve's own 64 a search among
 #: 50,000 misses more of the nearest than verify.yml allows (docs/checks.md).
-_EF_CONSTRUCTION = 160
+_EF_CONSTRUCTION = 128
 
 _OTHERS = """
     SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
