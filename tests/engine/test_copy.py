@@ -25,6 +25,7 @@ from sqlite_to_postgresql.target import TargetIndex
 from sqlite_to_postgresql.verify import catalog, verify
 
 from engine.conftest import Catalog
+from engine.server import Server
 
 pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
 
@@ -375,6 +376,14 @@ def test_graph_of_vectors_is_built_with_more_effort_than_its_definition_says(
     index = TargetIndex("near", create.format(given), "hnsw", False, ("embedding",))
     back = f'; ALTER INDEX data_copy_staging."near" SET ({afterwards})' if afterwards else ""
     assert staging.index_statement(index) == create.format(built) + back
+
+
+def test_the_server_is_told_to_build_it_so(source: Path, make_target: Callable[[], str], server: Server) -> None:
+    target = make_target()
+    server.run(f"ALTER DATABASE {target.rpartition('/')[2]} SET log_statement = 'ddl'")
+    copy(source, target)
+    said = subprocess.run(["docker", "logs", server.container], capture_output=True, text=True, check=True)
+    assert "WITH (m='16', ef_construction='128')" in said.stdout + said.stderr
 
 
 def test_refused_sources(source: Path, make_target: Callable[[], str]) -> None:

@@ -118,11 +118,10 @@ def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     try:
         changed = False
         if options["state"] == "present":
-            complete = change_log.is_complete(connection)
-            changed = not complete if check_mode else change_log.install(connection, Path(options["source"]))
+            source = Path(options["source"])
+            changed = not change_log.is_complete(connection) if check_mode else change_log.install(connection, source)
         elif options["state"] == "prepared":
-            complete = change_log.is_prepared(connection)
-            changed = not complete if check_mode else change_log.prepare(connection)
+            changed = not change_log.is_prepared(connection) if check_mode else change_log.prepare(connection)
         elif options["state"] == "absent":
             changed = change_log.exists(connection) if check_mode else change_log.remove(connection)
         log = change_log.read(connection)
