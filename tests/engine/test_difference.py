@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import random
 import select
@@ -187,6 +189,25 @@ def test_pages_are_compared_when_the_snapshot_was_let_go(
     made = difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
     assert (made.way, made.reason) == ("difference", "pages found by comparing all pages")
     prove(prepared.source, prepared.dsn, made)
+
+
+def test_the_copy_goes_to_the_disk_step_by_step(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever commits while gigabytes wait to be written waits for them too."""
+    source, told, flush = tmp_path / "database.db", tmp_path / "told", os.fdatasync
+    with contextlib.closing(sqlite3.connect(source)) as writer, writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE t (v)")
+        writer.executemany("INSERT INTO t VALUES (zeroblob(1 << 20))", [()] * 50)
+
+    def flushed(descriptor: int) -> None:
+        flush(descriptor)
+        with told.open("a") as stream:  # the holder is another process
+            print(os.fstat(descriptor).st_size, file=stream)
+
+    monkeypatch.setattr(os, "fdatasync", flushed)
+    snapshot.hold(source, tmp_path / "copy.db", folder, LIMIT, 600)
+    sizes = [0, *map(int, told.read_text().split()), (tmp_path / "copy.db").stat().st_size]
+    assert max(later - earlier for earlier, later in itertools.pairwise(sizes)) <= 17 << 20
 
 
 def test_the_log_is_bounded(

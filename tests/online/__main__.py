@@ -132,7 +132,11 @@ def once(run: Run, seed: int, pause: float) -> dict[str, Any]:
         "wrong": found,
         "unexplained": unexplained,
         "downtime": round(back - refused, 2),
-        "other gaps": [round(gap[1] - gap[0], 2) for gap in prober.gaps if gap != (refused, back)],
+        "other gaps": {
+            time.strftime("%H:%M:%S", time.localtime(gap[0])): round(gap[1] - gap[0], 2)
+            for gap in prober.gaps
+            if gap != (refused, back)
+        },
         "predicted": report["seconds"].get("predicted"),
         "difference": report.get("difference"),
         "entities": len(writer.known),

@@ -4,7 +4,8 @@
         python -m online.measure --source screenshots-50000.db --changes 200 --folder /disk/with/room
 
 Copies the database first, and removes the copy and its server at the end. ``--changes`` are steps of
-``engine/change.py``, each a transaction of some rows, by Pensieve's interpreter in another process. Prints JSON.
+``engine/change.py``, each a transaction of some rows, by Pensieve's interpreter in another process. While the snapshot
+and the bulk are copied, a third process commits ten times a second, and tells how long it had to wait. Prints JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.difference import difference
 from sqlite_to_postgresql.fts import Tokenizer
 from sqlite_to_postgresql.verify import verify
+
+from .committer import committing
 
 CHANGE = Path(__file__).parents[1] / "engine" / "change.py"
 
@@ -43,14 +47,23 @@ def measure(source: Path, folder: Path, changes: int) -> dict[str, Any]:
         with Server(folder / "server") as server:
             dsn = server.create_database("measured")
             pensieve.init(dsn)
-            began = time.monotonic()
-            snapshot.hold(database, folder / "copy.db", state, 1 << 31, 3600)
-            told["snapshot: seconds until its copy is there"] = round(time.monotonic() - began, 2)
-            told["bulk seconds"] = round(copy(folder / "copy.db", dsn).seconds, 2)
+            parts: dict[str, Callable[[], object]] = {
+                "nothing else": lambda: time.sleep(10),
+                "snapshot": lambda: snapshot.hold(database, folder / "copy.db", state, 1 << 31, 3600),
+                "bulk": lambda: copy(folder / "copy.db", dsn),
+            }
+            told["longest commit"] = longest = {}
+            with committing(database, folder / "commits") as commits:
+                for part, work in parts.items():
+                    began = time.time()
+                    work()
+                    ended = time.time()
+                    told[f"{part}: seconds"] = round(ended - began, 2)
+                    longest[part] = round(commits.longest(began, ended), 2)
             held = snapshot.read(state)
             assert held is not None
             assert held.mapped
-            told["snapshot: seconds"] = held.seconds
+            told["snapshot: its own seconds"] = held.seconds
             told["difference"] = _changed(pensieve, database, 1, changes, state, dsn)
     finally:
         snapshot.end(state)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backup_files import content_of, restore, save, sha256
-from sqlite_backup import copy
+from sqlite_backup import PAGES_PER_STEP, copy
 
 
 class Refused(Exception):
@@ -87,6 +89,23 @@ def test_the_backup_has_what_stands_in_the_wal(tmp_path: Path) -> None:
     assert source.read_bytes() == before
     assert destination.stat().st_mode & 0o7777 == 0o600
     writer.close()
+
+
+def test_the_backup_goes_to_the_disk_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever commits while gigabytes wait to be written waits for them too."""
+    source, sizes, flush = tmp_path / "database.db", [0], os.fdatasync
+    with contextlib.closing(sqlite3.connect(source)) as writer, writer:
+        writer.execute("CREATE TABLE t (v)")
+        writer.executemany("INSERT INTO t VALUES (zeroblob(1 << 20))", [()] * 50)
+
+    def flushed(descriptor: int) -> None:
+        flush(descriptor)
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", flushed)
+    copy(source, tmp_path / "copy.db")
+    sizes.append(source.stat().st_size)
+    assert max(later - earlier for earlier, later in itertools.pairwise(sizes)) <= PAGES_PER_STEP * 4096
 
 
 def test_a_damaged_source_leaves_no_copy(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def copy(source: Path, destination: Path) -> None:
     """
     part = destination.with_name(destination.name + ".part")
     part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    written = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with (
             contextlib.closing(
@@ -82,13 +82,15 @@ def copy(source: Path, destination: Path) -> None:
             ) as reader,
             contextlib.closing(sqlite3.connect(part)) as writer,
         ):
-            reader.backup(writer, pages=PAGES_PER_STEP)
+            # What is copied goes to the disk step by step, or other programs' commits wait for gigabytes of it.
+            reader.backup(writer, pages=PAGES_PER_STEP, progress=lambda *_: os.fdatasync(written))
             writer.execute("PRAGMA journal_mode=DELETE")
             answer = writer.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if answer != "ok":
                 raise sqlite3.DatabaseError(f"integrity_check of the copy says: {answer}")
         part.replace(destination)
     finally:
+        os.close(written)  # not while SQLite has the file open: it drops the locks that this process has on it
         part.unlink(missing_ok=True)
 
 

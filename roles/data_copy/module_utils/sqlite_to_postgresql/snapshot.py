@@ -276,13 +276,19 @@ class _Holder:
         began = time.monotonic()
         part = self._made.with_name(self._made.name + ".part")
         part.unlink(missing_ok=True)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        written = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         copy = sqlite3.connect(part, isolation_level=None)
+
+        def step(*_: int) -> None:
+            self._check()
+            os.fdatasync(written)  # or a commit of Pensieve waits until gigabytes are on the disk
+
         try:
-            connection.backup(copy, pages=_PAGES_PER_STEP, progress=lambda *_: self._check())
+            connection.backup(copy, pages=_PAGES_PER_STEP, progress=step)
             copy.execute("PRAGMA journal_mode = DELETE")
         finally:
             copy.close()
+            os.close(written)  # not before: it drops the locks that this process has on the file
         part.replace(self._made)
         size = self._made.stat().st_size
         self._tell(bytes=size, seconds={"copy": round(time.monotonic() - began, 3)})
