@@ -56,6 +56,7 @@ class Builder:
         self._sessions: set[Connection] = set()
         self._lock = Lock()
         self._memory = staging.index_memory(connection)
+        self._sizes = by_size(source, plan)
         self._looked_at = 0.0
         self.log = FindingLog()
         self.tables: dict[str, TableCount] = {}
@@ -84,7 +85,7 @@ class Builder:
         """Tell the meter what there is to do."""
         rows = {name: self._rows(table) for name, table in self._plan.tables.items()}
         loaded = {entry.table for entry in done}
-        for name, size in by_size(self._source, self._plan).items():
+        for name, size in self._sizes.items():
             self._meter.expect(("load", name), 0.0 if name in loaded else size * _LOAD_SECONDS)
         for name, table in self._plan.tables.items():
             if table.is_full_text:
@@ -96,20 +97,19 @@ class Builder:
                 self._meter.expect(("index", index.name), rows[name] * cost)
 
     def _rows(self, table: TablePlan) -> int:
-        if table.is_full_text:
-            return self._source.count(f"{table.name}_content")
+        if table.is_full_text:  # as many as entries, and small, where those hold all texts
+            return self._source.count(f"{table.name}_docsize")
         return self._source.count(f"{table.name}_rowids" if table.is_vectors else table.name)
 
     def _load_tables(self, done: list[Entry], threads: ThreadPoolExecutor) -> Relations:
         """Load tables, the largest first, and start the indexes of each when it is there."""
         relations = find(self._source, self._plan)
-        sizes = by_size(self._source, self._plan)
         loaded = {entry.table: entry.count for entry in done}
         for name in loaded:
-            if name in sizes:
+            if name in self._sizes:
                 self.tables[name] = loaded[name]
                 self._start_builds(threads, self._plan.tables[name])
-        waiting = [name for name in sizes if name not in loaded]
+        waiting = [name for name in self._sizes if name not in loaded]
         outcomes: dict[str, Outcome] = {}
         while True:
             while waiting or self._pool.busy():
@@ -124,7 +124,7 @@ class Builder:
                         if not any(group.action == "fail" for group in outcome.findings):
                             self._start_builds(threads, self._plan.tables[step.name])
                     else:
-                        self._meter.advance(("load", step.name), step.rows, step.bytes, sizes[step.name])
+                        self._meter.advance(("load", step.name), step.rows, step.bytes, self._sizes[step.name])
                 self._look_at_builds("load")
             seeds = {name: outcome.dropped for name, outcome in outcomes.items() if outcome.dropped}
             if seeds == relations.seeds:

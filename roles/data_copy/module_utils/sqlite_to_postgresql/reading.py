@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from .vec0 import Int64s, VecOddity, VecReader
 
 _REPORTED_AT_ONCE = 500  # rows
 _VECTORS_AT_ONCE = 256
+_LOOKED_UP_AT_ONCE = 1 << 14  # ids
 
 
 @dataclass
@@ -86,11 +88,13 @@ def _vectors(source: Source, table: TablePlan, policy: Policy, reading: Reading)
 
 def _are_in(values: Int64s, known: Int64s) -> npt.NDArray[np.bool_]:
     """For each value whether it is among those known, which are sorted. np.isin would copy and sort both."""
-    if not len(known):
-        return np.zeros(len(values), bool)
-    places = np.searchsorted(known, values)
-    places[places == len(known)] = 0
-    return np.equal(known[places], values)
+    found = np.zeros(len(values), bool)
+    for at in range(0, len(values) if len(known) else 0, _LOOKED_UP_AT_ONCE):
+        some = values[at : at + _LOOKED_UP_AT_ONCE]
+        places = np.searchsorted(known, some)
+        places[places == len(known)] = 0
+        found[at : at + _LOOKED_UP_AT_ONCE] = known[places] == some
+    return found
 
 
 def _why(entity: int, reading: Reading) -> tuple[str, str]:
@@ -141,10 +145,12 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
     table), so an entity counts once however many entries it has.
     """
     content = quoted(f"{table.name}_content")
-    ids = source.integers(f"SELECT c0 FROM {content} WHERE typeof(c0) = 'integer'")
+    ids, strange = _entries(source, content)
     entries = len(ids)
     ids.sort()
-    ids = ids[np.append(True, ids[1:] != ids[:-1])[: len(ids)]]
+    again = ids[1:] == ids[:-1]
+    if again.any():
+        ids = ids[np.append(True, ~again)]
     known = _are_in(ids, reading.entities if reading.entities is not None else np.empty(0, np.int64))
     orphans = ids[~known].tolist()
     records = []
@@ -165,7 +171,21 @@ def full_text(source: Source, table: TablePlan, policy: Policy, reading: Reading
         newest.update(pair for pair in pairs if pair[0] in newest)
     for key, rowid in newest.items():
         leave_out(key, source.rows(f"{entry} WHERE id = ?", (rowid,))[0], *_why(key, reading))
-    odd = source.rows(f"{entry} WHERE typeof(c0) <> 'integer'")
-    for row in odd:
+    for rowid in strange:
+        row = source.rows(f"{entry} WHERE id = ?", (rowid,))[0]
         leave_out(row[0], row, "rowid_without_row", "a full-text entry without an entity's id")
-    return FullText(ids[known], len(ids) + len(odd), entries - len(ids), records)
+    return FullText(ids if known.all() else ids[known], len(ids) + len(strange), entries - len(ids), records)
+
+
+def _entries(source: Source, content: str) -> tuple[Int64s, list[int]]:
+    """The entity of each full-text entry, and the rowids of the entries without one.
+
+    One pass: the ids stand among the texts, so that each pass over them reads gigabytes of a large database.
+    """
+    entities, strange = array("q"), []
+    for rowid, entity in source.execute(f"SELECT id, c0 FROM {content}"):
+        if isinstance(entity, int):
+            entities.append(entity)
+        else:
+            strange.append(rowid)
+    return np.asarray(entities), strange
