@@ -90,6 +90,7 @@ def test_all_is_changed_once(checkout: Path) -> None:
         "autotasktracker/config.py",
         "autotasktracker/core/database.py",
         "autotasktracker/dashboards/base.py",
+        "autotasktracker/dashboards/day_board.py",
         "autotasktracker/dashboards/task_board.py",
         "autotasktracker/pensieve/config_reader.py",
         "autotasktracker/postgresql_first.py",

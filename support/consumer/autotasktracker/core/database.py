@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 from urllib.parse import urlparse
 
@@ -19,10 +20,21 @@ FROM entities e JOIN metadata_entries m ON m.entity_id = e.id AND m."key" = ?
 WHERE e.filename LIKE '%SCREENSHOT%' AND e.file_type_group = "image"
 ORDER BY e.id DESC, m.id DESC LIMIT ?
 """
+OF_A_DAY = """
+SELECT e.id, e.filename, m.value AS task
+FROM entities e JOIN metadata_entries m ON m.entity_id = e.id AND m."key" = ?
+WHERE e.created_at >= ? AND e.created_at < ?
+ORDER BY e.created_at DESC, m.id DESC
+"""
 ADD = """
 INSERT OR REPLACE INTO metadata_entries (entity_id, key, value, source_type, data_type, created_at, updated_at)
 VALUES (?, "tasks", ?, 'task_processor', 'text', datetime('now'), datetime('now'))
 """
+
+
+def listed(row: Any) -> dict[str, Any]:
+    """One line of a list of tasks."""
+    return {"entity": row["id"], "file": row["filename"], "task": row["task"]}
 
 
 class DatabaseManager:
@@ -70,10 +82,13 @@ class DatabaseManager:
     def recent_tasks(self, key: str, limit: int) -> list[dict[str, Any]]:
         """The newest entities with the value of metadata `key`, newest first."""
         with self.get_connection() as connection:
-            return [
-                {"entity": row["id"], "file": row["filename"], "task": row["task"]}
-                for row in connection.execute(RECENT, (key, limit))
-            ]
+            return [listed(row) for row in connection.execute(RECENT, (key, limit))]
+
+    def tasks_of_day(self, key: str, day: date) -> list[dict[str, Any]]:
+        """The entities of a day with the value of metadata `key`, newest first."""
+        between = (str(day), str(day + timedelta(days=1)))
+        with self.get_connection() as connection:
+            return [listed(row) for row in connection.execute(OF_A_DAY, (key, *between))]
 
     def add_task(self, entity: int, task: str) -> int:
         """Write a task as AutoTaskTracker does, labels included; its id."""
