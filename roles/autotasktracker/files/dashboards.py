@@ -116,7 +116,7 @@ def count_shown(shown: list[str], values: set[str]) -> int:
 
 
 def others(run: Any, days: list[str]) -> Iterator[Any]:
-    """The page for each other period that it offers, then for each of these days, if it asks for one."""
+    """The page for each other period that it offers, then for each of these days that it takes, if it asks for one."""
     for period in PERIODS:
         box = next((box for box in run.selectbox if period in box.options), None)
         if box is not None:
@@ -124,7 +124,7 @@ def others(run: Any, days: list[str]) -> Iterator[Any]:
             yield run
     for day in map(date.fromisoformat, days):
         box = next(iter(run.date_input), None)
-        if box is not None:
+        if box is not None and box.min <= day <= box.max:
             run = box.set_value((day, day) if isinstance(box.value, (tuple, list)) else day).run()
             yield run
 

@@ -12,7 +12,7 @@ from .base import BaseDashboard
 def main() -> None:
     """Draw the page."""
     st.title("Tasks of a day")
-    day = st.date_input("Day", date(2000, 1, 1))
+    day = st.date_input("Day", date(2000, 1, 1), max_value=date.today())
     st.dataframe(BaseDashboard().db_manager.tasks_of_day("tasks", day))
 
 
