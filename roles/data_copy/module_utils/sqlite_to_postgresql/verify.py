@@ -41,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg2.extensions
 
-from .fts import Tokenizer, memo_for
+from .fts import MEMO_LEAST, Tokenizer
 from .model import Progress
 from .verify_catalog import catalog, check_sequences, check_states, compare_catalogs, read_catalog
 from .verify_rows import RowComparison
@@ -328,7 +328,7 @@ def verify(
             snapshot=snapshot,
             tables=plan.tables,
             quarantine=quarantine,
-            tokenizer=(tokenizer or Tokenizer(memo_for(workers))).load() if entries else None,
+            tokenizer=(tokenizer or Tokenizer(MEMO_LEAST)).load() if entries else None,
             sample=1.0 if entries <= SAMPLE_ALL else SAMPLE_SHARE,
             seed=seed,
             limit=limit,
