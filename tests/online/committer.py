@@ -23,14 +23,24 @@ PAUSE = 0.1  # seconds
 class Commits:
     """What the log of a committer tells."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process, self._log = process, log
 
     def longest(self, began: float, ended: float) -> float:
-        """Seconds of the longest commit that was under way between two moments; 0.0 when none was."""
-        lines = (line.split() for line in self._log.read_text().splitlines())
-        taken = [(float(moment), float(seconds)) for moment, seconds in lines]
+        """Seconds of the longest commit that was under way between two moments; 0.0 when none was.
+
+        Waits for one that is still under way. Raises RuntimeError when the committer has ended.
+        """
+        while not (taken := self._read()) or taken[-1][0] < ended:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the committer ended with {self._process.returncode}")
+            time.sleep(PAUSE)
         return max((seconds for moment, seconds in taken if moment < ended and moment + seconds > began), default=0.0)
+
+    def _read(self) -> list[tuple[float, float]]:
+        told = self._log.read_text().splitlines(keepends=True) if self._log.exists() else []
+        lines = (line.split() for line in told if line.endswith("\n"))
+        return [(float(moment), float(seconds)) for moment, seconds in lines]
 
 
 @contextlib.contextmanager
@@ -38,11 +48,9 @@ def committing(database: Path, log: Path) -> Iterator[Commits]:
     """Have a committer run; the last line of the log is there when this ends."""
     process = subprocess.Popen([sys.executable, "-m", "online.committer", str(database), str(log)])
     try:
-        while not log.exists() or not log.stat().st_size:
-            if process.poll() is not None:
-                raise RuntimeError(f"the committer ended with {process.returncode}")
-            time.sleep(0.05)
-        yield Commits(log)
+        commits = Commits(process, log)
+        commits.longest(0.0, 0.0)
+        yield commits
     finally:
         process.terminate()
         process.wait()

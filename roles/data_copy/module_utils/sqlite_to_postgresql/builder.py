@@ -18,7 +18,7 @@ from .progress import Meter
 from .reading import FullText
 from .reading import full_text as list_full_text
 from .relations import Relations, find
-from .source import Source
+from .source import Source, quoted
 from .target import STAGING, WORKER, Connection, TargetIndex, connect, reference, run
 from .work import Outcome, full_text, load
 
@@ -97,8 +97,8 @@ class Builder:
                 self._meter.expect(("index", index.name), rows[name] * cost)
 
     def _rows(self, table: TablePlan) -> int:
-        if table.is_full_text:  # as many as entries, and small, where those hold all texts
-            return self._source.count(f"{table.name}_docsize")
+        if table.is_full_text:  # about as many as its highest rowid; who counts the entries reads all texts
+            return int(self._source.rows(f"SELECT max(id) FROM {quoted(table.name + '_content')}")[0][0] or 0)
         return self._source.count(f"{table.name}_rowids" if table.is_vectors else table.name)
 
     def _load_tables(self, done: list[Entry], threads: ThreadPoolExecutor) -> Relations:
