@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PAUSE = 0.1  # seconds
@@ -31,11 +31,19 @@ class Commits:
 
         Waits for one that is still under way. Raises RuntimeError when the committer has ended.
         """
-        while not (taken := self._read()) or taken[-1][0] < ended:
+        taken = self._wait(lambda taken: taken[-1][0] >= ended)
+        return max((seconds for moment, seconds in taken if moment < ended and moment + seconds > began), default=0.0)
+
+    def see(self, count: int) -> None:
+        """Wait until so many commits were told since the beginning. Raises RuntimeError as above."""
+        self._wait(lambda taken: len(taken) >= count)
+
+    def _wait(self, enough: Callable[[list[tuple[float, float]]], bool]) -> list[tuple[float, float]]:
+        while not (taken := self._read()) or not enough(taken):
             if self._process.poll() is not None:
                 raise RuntimeError(f"the committer ended with {self._process.returncode}")
             time.sleep(PAUSE)
-        return max((seconds for moment, seconds in taken if moment < ended and moment + seconds > began), default=0.0)
+        return taken
 
     def _read(self) -> list[tuple[float, float]]:
         told = self._log.read_text().splitlines(keepends=True) if self._log.exists() else []
@@ -49,7 +57,7 @@ def committing(database: Path, log: Path) -> Iterator[Commits]:
     process = subprocess.Popen([sys.executable, "-m", "online.committer", str(database), str(log)])
     try:
         commits = Commits(process, log)
-        commits.longest(0.0, 0.0)
+        commits.see(1)
         yield commits
     finally:
         process.terminate()

@@ -30,6 +30,7 @@ from sqlite_to_postgresql.verify import verify
 from .committer import committing
 
 CHANGE = Path(__file__).parents[1] / "engine" / "change.py"
+ALONE = 100  # commits with nothing beside them, to compare with
 
 
 def measure(source: Path, folder: Path, changes: int) -> dict[str, Any]:
@@ -47,13 +48,13 @@ def measure(source: Path, folder: Path, changes: int) -> dict[str, Any]:
         with Server(folder / "server") as server:
             dsn = server.create_database("measured")
             pensieve.init(dsn)
-            parts: dict[str, Callable[[], object]] = {
-                "nothing else": lambda: time.sleep(10),
-                "snapshot": lambda: snapshot.hold(database, folder / "copy.db", state, 1 << 31, 3600),
-                "bulk": lambda: copy(folder / "copy.db", dsn),
-            }
             told["longest commit"] = longest = {}
             with committing(database, folder / "commits") as commits:
+                parts: dict[str, Callable[[], object]] = {
+                    f"{ALONE} commits alone": lambda: commits.see(ALONE),
+                    "snapshot": lambda: snapshot.hold(database, folder / "copy.db", state, 1 << 31, 3600),
+                    "bulk": lambda: copy(folder / "copy.db", dsn),
+                }
                 for part, work in parts.items():
                     began = time.time()
                     work()
