@@ -19,6 +19,7 @@ KEYS = {
     "entities_vec_v2": ("rowid",),
     "alembic_version": ("version_num",),
 }
+UNIQUE = {"libraries": "name", "entities": "filepath"}  # texts that no two rows share; of entities since 0.32
 GENERATED = {("entities_fts", "search_vector"), ("entities_fts", "search_text")}
 UNSTABLE_KEYS = ("id", "rowid")  # changing one is a mutant of its own: a row is lost and another appears
 
@@ -219,7 +220,8 @@ class Workshop:
                 return
             moved = {**key, first: 1_000_000 + self.choose.randrange(1_000_000)}
             values = ", ".join(str(moved[first]) if name == first else f'"{name}"' for name in names)
-            values = values if table != "libraries" else values.replace('"name"', "'another'")
+            if table in UNIQUE:
+                values = values.replace(f'"{UNIQUE[table]}"', "'another'")
             where = self.where(table, key)
             yield Mutant(
                 "row too many",
@@ -260,11 +262,13 @@ class Workshop:
                 f' (SELECT "{column}"::text FROM public."{table}" WHERE {second}), pg_typeof("{column}")::text'
                 f' FROM public."{table}" LIMIT 1'
             )[0]
-            statement = (
-                f'UPDATE public."{table}" SET "{column}" = (CASE WHEN {first} THEN {self.sql("%s", old[1])}'
-                f" ELSE {self.sql('%s', old[0])} END)::{old[2]} WHERE ({first}) OR ({second})"
-            )
-            yield Mutant("values exchanged", table, one, column, (statement,), two)
+            statements = [
+                f'UPDATE public."{table}" SET "{column}" = {self.sql("%s", value)}::{old[2]} WHERE {where}'
+                for where, value in ((second, "aside"), (first, old[1]), (second, old[0]))
+            ]
+            if UNIQUE.get(table) != column:  # only there a third value must stand in between
+                del statements[0]
+            yield Mutant("values exchanged", table, one, column, tuple(statements), two)
 
     def all(self) -> list[Mutant]:
         """All mutants of rows and cells, in a random but seeded order."""

@@ -94,6 +94,17 @@ def drop_not_null(table: str, column: str, type_name: str) -> tuple[str, ...]:
     )
 
 
+def drop_unique_path() -> tuple[str, ...]:
+    """SQLite forgets that paths are unique, where a later version of Pensieve (from 0.32 on) has made them so."""
+    rule = "CONSTRAINT entities_library_filepath_unique UNIQUE (library_id, filepath), "
+    return (
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_master SET sql = replace(sql, '{rule}', '') WHERE name = 'entities'",
+        "DELETE FROM sqlite_master WHERE name = 'sqlite_autoindex_entities_1'",
+        "PRAGMA writable_schema = RESET",
+    )
+
+
 LONG_PATH = "/" + "".join(chr(0x4E00 + (7919 * n) % 20_000) for n in range(3_000))
 DIRT = [
     change("nul_character", "metadata_entries", "value", 81, "a\0b\0"),
@@ -131,6 +142,7 @@ DIRT = [
         "entities",
         None,
         "same path twice",
+        *drop_unique_path(),
         "UPDATE entities SET filepath = (SELECT filepath FROM entities WHERE id = 7) WHERE id = 6",
     ),
     statement(
