@@ -111,6 +111,11 @@ def make_venv(path: Path, version: str, postgresql: bool, python: Path | None = 
     (path / STAMP).write_text(json.dumps(stamp))
 
 
+def version_of(path: Path) -> str:
+    """Version of Pensieve in an environment that `make_venv` made."""
+    return str(json.loads((path / STAMP).read_text())["memos"])
+
+
 def make_consumer(path: Path, python: Path | None = None) -> None:
     """The AutoTaskTracker-like consumer with an environment of its own in `path`/venv."""
     source = SUPPORT / "consumer"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 FILL = Path(__file__).with_name("fill.py")
+WORDS = Path(__file__).with_name("words.py")
 SCHEMA = Path(__file__).parents[2] / "support" / "sample_installation" / "schema.py"
 
 
@@ -19,13 +22,16 @@ def venv() -> Path | None:
 class Pensieve:
     """Runs Pensieve's commands with a home of its own.
 
-    `home`: a folder that is made; its `.memos/config.yaml` asks for vectors of `dimensions` numbers.
+    `folder`: its virtual environment. `home`: a folder that is made; its `.memos/config.yaml` asks for vectors of
+    `dimensions` numbers. `package`: a folder with another version of Pensieve, which takes the place of the
+    environment's own.
     """
 
-    def __init__(self, folder: Path, home: Path, dimensions: int = 768) -> None:
+    def __init__(self, folder: Path, home: Path, dimensions: int = 768, package: Path | None = None) -> None:
         self.folder = folder
         self.home = home
         self.dimensions = dimensions
+        self.package = package
         config = home / ".memos" / "config.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(
@@ -40,6 +46,8 @@ class Pensieve:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
         environment.update(HOME=str(self.home), MEMOS_DATABASE_PATH=database, LOGFIRE_SEND_TO_LOGFIRE="false")
         environment.pop("PYTHONPATH", None)
+        if self.package is not None:
+            environment["PYTHONPATH"] = str(self.package)
         result = subprocess.run(
             [str(self.folder / "bin" / command[0]), *command[1:]],
             env=environment,
@@ -65,3 +73,8 @@ class Pensieve:
         self.init(str(database))
         self.fill(database, screenshots, seed)
         return database
+
+    def words(self, database: Path | str, *arguments: str) -> Any:
+        """What words.py writes: full text by Pensieve's own indexer."""
+        result = self.run("python", str(WORDS), *arguments, database=str(database))
+        return json.loads(result.stdout[result.stdout.index("RESULT") + 6 :])

@@ -8,7 +8,6 @@ import random
 import shutil
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import jieba
 import pytest
@@ -22,12 +21,6 @@ from engine.pensieve import Pensieve
 Given = tuple[str, list[str], list[tuple[str, str]]]
 TEXTS = 3_000
 OCR_ITEM = '{"dt_boxes": [[0, 0]], "rec_txt": %s, "score": 0.9}'
-
-
-def run_words(pensieve: Pensieve, database: Path, *arguments: str) -> Any:
-    """What words.py writes."""
-    result = pensieve.run("python", str(Path(__file__).with_name("words.py")), *arguments, database=str(database))
-    return json.loads(result.stdout[result.stdout.index("RESULT") + 6 :])
 
 
 def mixed_text(choose: random.Random, words: list[str], pieces: int) -> str:
@@ -80,7 +73,7 @@ def test_equals_pensieve_on_plain_values(pensieve: Pensieve, empty: Path, tokeni
         metadata = [(choose.choice(["ocr_result", "active_app", "键"]), mixed_text(choose, words, 25)) for _ in "abc"]
         entries.append((mixed_text(choose, words, 6), tags, metadata))
     (tmp_path / "given.json").write_text(json.dumps(entries))
-    expected = run_words(pensieve, empty, "given", str(tmp_path / "given.json"))
+    expected = pensieve.words(empty, "given", str(tmp_path / "given.json"))
     assert len(expected) == len(entries) > TEXTS
     for entry, theirs in zip(entries, expected):
         assert list(tokenizer.prepare(*entry)) == [storable(part) for part in theirs], entry
@@ -100,7 +93,7 @@ def test_indexes_what_pensieve_fails_on(
 ) -> None:
     """Where Pensieve's function raises, there is nothing to equal: ours takes the text as it stands."""
     (tmp_path / "given.json").write_text(json.dumps([("/p", [], [("ocr_result", value)])]))
-    theirs = run_words(pensieve, empty, "given", str(tmp_path / "given.json"))[0]
+    theirs = pensieve.words(empty, "given", str(tmp_path / "given.json"))[0]
     ours = tokenizer.prepare("/p", [], [("ocr_result", value)])
     if isinstance(theirs, str):
         assert ours[2].replace(" ", "") == f"ocr_result:{value}".replace(" ", "")
@@ -127,7 +120,7 @@ def test_equals_pensieve_on_every_entity(
                 (entity, tag, now, now),
             )
     connection.commit()
-    theirs = run_words(pensieve, source, "entities")
+    theirs = pensieve.words(source, "entities")
     assert len(theirs) == 300
     for entity, filepath in connection.execute("SELECT id, filepath FROM entities"):
         rows = connection.execute(

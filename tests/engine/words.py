@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,12 +27,11 @@ provider = PostgreSQLSearchProvider()
 def entities() -> dict[int, list[str]]:
     """Of the database in Pensieve's settings."""
     engine, _initializer = create_db_initializer(settings)
+    # Older versions always load what belongs to an entity.
+    asked = {"include_relationships": True} if "include_relationships" in signature(get_entity_by_id).parameters else {}
     with Session(engine) as session:
         ids = [row[0] for row in session.execute(text("SELECT id FROM entities"))]
-        return {
-            entity: list(provider.prepare_fts_data(get_entity_by_id(entity, session, include_relationships=True)))
-            for entity in ids
-        }
+        return {entity: list(provider.prepare_fts_data(get_entity_by_id(entity, session, **asked))) for entity in ids}
 
 
 def given(file: str) -> list[list[str] | str]:

@@ -32,6 +32,7 @@ from typing import Any
 
 import psycopg2
 from pensieve_process import find
+from sample_installation.environment import version_of
 from sample_installation.installation import Installation, Settings
 from sqlite_to_postgresql import change_log
 from sqlite_to_postgresql.verify import Difference, verify
@@ -227,7 +228,8 @@ def main() -> int:
     if not venv:
         parser.error("PENSIEVE_VENV does not name a virtual environment with Pensieve; scripts/test makes one")
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    settings = Settings(arguments.folder.resolve(), "0.30.1", Path(venv), arguments.port, arguments.count)
+    made = version_of(Path(venv))
+    settings = Settings(arguments.folder.resolve(), made, Path(venv), arguments.port, arguments.count)
     installation = Installation(settings)
     installation.make()
     if arguments.database:

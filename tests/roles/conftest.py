@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sample_installation.environment import version_of
 from sample_installation.installation import Installation, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory, pensieve_venv: Path) -> Ite
     """A real Pensieve with a few records, running on SQLite."""
     settings = Settings(
         root=tmp_path_factory.mktemp("sample"),
-        version="0.30.1",
+        version=version_of(pensieve_venv),
         venv=pensieve_venv,
         port=free_ports(2)[0],
         count=20,

@@ -24,6 +24,7 @@ from pathlib import Path
 from engine.pensieve import Pensieve
 from engine.server import Server
 from pensieve_search import pick_words
+from sample_installation.environment import version_of
 from sample_installation.installation import Installation, Settings
 
 from rollback.world import Run, World, Writer
@@ -47,7 +48,7 @@ class Outcome:
 @contextmanager
 def world(folder: Path, venv: Path, port: int, count: int = 40) -> Iterator[World]:
     """Make what all runs share; ``port`` and the next one are free."""
-    sample = Installation(Settings(folder, "0.30.1", venv, port, count))
+    sample = Installation(Settings(folder, version_of(venv), venv, port, count))
     sample.make()
     sample.stop()
     # Pensieve's server exits with its last rows in the write-ahead log alone.

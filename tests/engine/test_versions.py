@@ -1,0 +1,73 @@
+"""Databases of other versions of Pensieve, made by their own code: copied, verified, full text as theirs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg2
+import pytest
+from sqlite_to_postgresql.copier import copy
+from sqlite_to_postgresql.fts import Tokenizer
+from sqlite_to_postgresql.verify import verify
+
+from engine.pensieve import Pensieve
+from engine.server import Server
+
+pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
+
+# 0.25.0 was the first with PostgreSQL; fresh tables of 0.32.0 cannot be made by its own code.
+VERSIONS = ("0.25.0", "0.27.4", "0.29.1", "0.31.0", "0.33.0", "0.35.1", "0.37.0")
+NEWEST = VERSIONS[-1]
+SCREENSHOTS = 40
+
+
+@pytest.fixture(scope="module")
+def version_of(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pensieve]:
+    """Pensieve of a version, on the packages of the environment that is there."""
+
+    def make(version: str) -> Pensieve:
+        folder = tmp_path_factory.mktemp(f"pensieve-{version}")
+        pip = [str(pensieve.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        install = ["install", "--no-deps", "--target", str(folder / "package"), f"memos=={version}"]
+        subprocess.run([*pip, *install], check=True)
+        return Pensieve(pensieve.folder, folder / "home", package=folder / "package")
+
+    return make
+
+
+def copied(source: Path, newest: Pensieve, server: Server, tokenizer: Tokenizer, name: str) -> None:
+    """Copy into a database that the same version has made; every cell is equal, and full text as that version's."""
+    dsn = server.create_database(name)
+    newest.init(dsn)
+    result = copy(source, dsn)
+    assert result.tables["entities"].target == SCREENSHOTS
+    verdict = verify(source, dsn, tokenizer=tokenizer)
+    assert verdict.equal, verdict.differences[:5]
+    expected = {int(entity): tuple(texts) for entity, texts in newest.words(dsn, "entities").items()}
+    connection = psycopg2.connect(dsn)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT id, filepath, tags, metadata FROM entities_fts")
+            assert {row[0]: row[1:] for row in cursor.fetchall()} == expected
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_database_of_a_version(
+    version: str, version_of: Callable[[str], Pensieve], server: Server, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    pensieve = version_of(version)
+    source = pensieve.make_source(tmp_path / "database.db", SCREENSHOTS)
+    copied(source, pensieve, server, tokenizer, f"version_{version.replace('.', '_')}")
+
+
+def test_database_that_was_upgraded(
+    version_of: Callable[[str], Pensieve], source: Path, server: Server, tokenizer: Tokenizer
+) -> None:
+    """Columns that a later version has added stand at another place, and with another type, than in a fresh one."""
+    pensieve = version_of(NEWEST)
+    pensieve.init(str(source))
+    copied(source, pensieve, server, tokenizer, "version_upgraded")
