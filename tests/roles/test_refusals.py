@@ -191,6 +191,18 @@ def interpreter_without_extension_loading(folder: Path) -> Path:
     return folder
 
 
+def test_pensieve_without_postgresql(playbook: Playbook, home: Path, pensieve_venv: Path, tmp_path: Path) -> None:
+    """The last version that knows SQLite only, on the packages of the environment that is there."""
+    venv = tmp_path / "venv"
+    subprocess.run([pensieve_venv / "bin" / "python", "-m", "venv", "--without-pip", venv], check=True)
+    packages = next(venv.glob("lib/python3*/site-packages"))
+    shared = next(pensieve_venv.glob("lib/python3*/site-packages"))
+    (packages / "shared.pth").write_text(f"{shared}\n")
+    pip = [str(pensieve_venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--target", str(packages), "memos==0.24.0"], check=True)
+    refused(playbook, home, "memos 0.24.0 in .*, which knows SQLite only", "memos>=0.25", pensieve_venv=str(venv))
+
+
 def test_python_without_extension_loading(playbook: Playbook, home: Path, tmp_path: Path) -> None:
     venv = interpreter_without_extension_loading(tmp_path / "venv")
     refused(playbook, home, "cannot load extensions", "/usr/bin/python3 -m venv", pensieve_venv=str(venv))

@@ -80,6 +80,10 @@ try:
     out["version"] = metadata.version("memos")
 except metadata.PackageNotFoundError:
     say()
+root = Path(util.find_spec("memos").origin).parent
+out["knows_postgresql"] = (root / "databases").is_dir()
+if not out["knows_postgresql"]:
+    say()
 import yaml
 try:
     config = yaml.safe_load(Path(os.environ["PENSIEVE_CONFIG"]).read_text(encoding="utf-8"))
@@ -98,7 +102,6 @@ try:
     out["postgres_driver_present"] = True
 except ImportError:
     out["postgres_driver_present"] = False
-root = Path(util.find_spec("memos").origin).parent
 plugin = root / "plugins" / "structured_vlm"
 out["prompt_missing"] = plugin.is_dir() and not list(plugin.glob("prompt_v1.*"))
 try:
@@ -194,6 +197,17 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
                 f"no package memos in {venv}",
                 "the virtual environment that holds Pensieve",
                 "say which one it is: -e pensieve_venv=/path/to/venv",
+            )
+        )
+        return problems
+    if not probe["knows_postgresql"]:
+        problems.append(
+            problem(
+                "version",
+                f"memos {probe['version']} in {venv}, which knows SQLite only",
+                "memos 0.25.0 or newer, which knows PostgreSQL too",
+                f"{venv}/bin/pip install --upgrade 'memos>=0.25,<0.32' (wheels from 0.32 on lack a file), restart "
+                "Pensieve, which brings its database up to date, then run the playbook again",
             )
         )
         return problems
