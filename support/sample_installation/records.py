@@ -8,7 +8,8 @@ On top comes what the database of every real user holds and PostgreSQL refuses:
 - `entity_tags` rows of a tag that an API delete took away,
 - one NUL character in a metadata value, which the REST API accepts,
 - rows of AutoTaskTracker, written straight into SQLite as it writes them: enum labels that Pensieve does not
-  know (`source_type` 'vlm_processor', `data_type` 'text'), `source` NULL, and its indexes.
+  know (`source_type` 'vlm_processor', `data_type` 'text'), `source` NULL, and its indexes,
+- the table of vectors that Pensieve used before 0.24 and then left where it was.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sqlite_vec
 from PIL import Image, ImageDraw
 
 SEED = 20250702
@@ -340,6 +342,24 @@ def add_autotasktracker_rows(database: Path, ids: list[int]) -> int:
     return len(rows)
 
 
+def add_old_vectors(database: Path, ids: list[int], deleted: int) -> int:
+    """The vector table of Pensieve before 0.24, which later versions leave as it was; number of its rows.
+
+    Of a screenshot that was deleted since, they do not delete it there.
+    """
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        connection.enable_load_extension(True)
+        sqlite_vec.load(connection)
+        marks = ", ".join("?" * len(ids))
+        rows = connection.execute(
+            f"SELECT rowid, embedding FROM entities_vec_v2 WHERE rowid IN ({marks})", ids
+        ).fetchall()
+        rows.append((deleted, rows[0][1]))
+        connection.execute(f"CREATE VIRTUAL TABLE entities_vec USING vec0(embedding float[{len(rows[0][1]) // 4}])")
+        connection.executemany("INSERT INTO entities_vec (rowid, embedding) VALUES (?, ?)", rows)
+    return len(rows)
+
+
 def main() -> None:
     """Fill the Pensieve that was named, and say what it holds."""
     parser = argparse.ArgumentParser(description="Fill a running Pensieve with sample screenshots.")
@@ -355,7 +375,11 @@ def main() -> None:
     ids.remove(deleted)
     add_nul(pensieve, ids[1])
     rows = add_autotasktracker_rows(arguments.database, ids)
-    print(f"  {len(ids)} screenshots, {rows} rows of AutoTaskTracker, one NUL character, one deleted tag")
+    vectors = add_old_vectors(arguments.database, ids[: len(ids) // 2], deleted)
+    print(
+        f"  {len(ids)} screenshots, {rows} rows of AutoTaskTracker, one NUL character, one deleted tag,"
+        f" {vectors} vectors of an older version"
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 FILL = Path(__file__).with_name("fill.py")
 WORDS = Path(__file__).with_name("words.py")
+OLD_VECTORS = Path(__file__).with_name("old_vectors.py")
 SCHEMA = Path(__file__).parents[2] / "support" / "sample_installation" / "schema.py"
 
 

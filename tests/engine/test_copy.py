@@ -25,6 +25,7 @@ from sqlite_to_postgresql.target import TargetIndex
 from sqlite_to_postgresql.verify import catalog, verify
 
 from engine.conftest import Catalog
+from engine.pensieve import OLD_VECTORS, Pensieve
 from engine.server import Server
 
 pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
@@ -339,6 +340,26 @@ def test_unknown_tables_and_columns(source: Path, make_target: Callable[[], str]
     assert rows(dsn, "SELECT a, b FROM pairs ORDER BY b") == [("x", 1), ("x", 2)]
     assert rows(dsn, "SELECT id FROM entities WHERE mood = 'calm'") == [(2,)]
     assert rows(dsn, "INSERT INTO work_sessions (title) VALUES ('next') RETURNING id") == [(10,)]
+
+
+def test_vectors_of_a_version_before_0_24(
+    source: Path, pensieve: Pensieve, make_target: Callable[[], str], server: Server, template: Catalog
+) -> None:
+    """Pensieve left its old table of vectors where it was, with those of screenshots that were deleted since."""
+    pensieve.run("python", str(OLD_VECTORS), *map(str, [*range(1, 31), 999]), database=str(source))
+    dsn = make_target()
+    result = copy(source, dsn)
+    assert (result.tables["entities_vec"].target, result.tables["entities_vec"].quarantined) == (30, 1)
+    assert [note for note in result.notes if note.startswith("table entities_vec is not in Pensieve's schema")]
+    assert verify(source, dsn, expected_catalog=template).equal
+    for column, damage in {
+        "embedding": "UPDATE entities_vec SET embedding = (SELECT embedding FROM entities_vec WHERE rowid = 8)"
+        " WHERE rowid = 7",
+        None: "DELETE FROM entities_vec WHERE rowid = 7",
+    }.items():
+        server.run(damage, database=dsn.rpartition("/")[2])
+        found = [(d.table, d.key, d.column) for d in verify(source, dsn, expected_catalog=template).differences]
+        assert ("entities_vec", {"rowid": 7}, column) in found
 
 
 def test_indexes_of_autotasktracker(source: Path, make_target: Callable[[], str], template: Catalog) -> None:

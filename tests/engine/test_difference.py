@@ -26,7 +26,7 @@ from sqlite_to_postgresql.model import FindingsError
 from sqlite_to_postgresql.verify import verify
 
 from engine.conftest import Catalog
-from engine.pensieve import Pensieve
+from engine.pensieve import OLD_VECTORS, Pensieve
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker]
 
@@ -177,6 +177,24 @@ def test_difference_equals_a_whole_copy(
     prove(source, ready.dsn, result)
     again = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
     assert (again.way, again.changed) == ("nothing", False)
+
+
+def test_vectors_of_a_version_before_0_24(
+    pensieve: Pensieve,
+    medium: Path,
+    source_of: Callable[[Path], Path],
+    prepare: Prepare,
+    prove: Prove,
+    tokenizer: Tokenizer,
+) -> None:
+    source = source_of(medium)
+    pensieve.run("python", str(OLD_VECTORS), *map(str, range(1, 30)), database=str(source))
+    ready = prepare(source)
+    change(pensieve, source, 7, 12)
+    pensieve.run("python", str(OLD_VECTORS), "33", "34", "999", database=str(source))
+    result = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
+    assert (result.way, result.tables["entities_vec"].upserted) == ("difference", 2)
+    prove(source, ready.dsn, result)
 
 
 def test_pages_are_compared_when_the_snapshot_was_let_go(

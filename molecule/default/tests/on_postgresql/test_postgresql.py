@@ -202,11 +202,15 @@ def test_vectors_are_equal_bit_for_bit(inside: Callable[..., Any], dsn: str) -> 
 
 
 @pytest.mark.parametrize("word", ["invoice", "warehouse", "HNSW", "participants", "检索"])
-def test_full_text_search_finds_what_is_written(word: str, api: Callable[..., Any]) -> None:
+def test_full_text_search_finds_what_is_written(
+    word: str, api: Callable[..., Any], query: Callable[[str], Any]
+) -> None:
     hits = api("GET", f"/search?q={word}&limit=5")["hits"]
     assert hits
-    best = json.dumps(hits[0]["document"], ensure_ascii=False).lower()
-    assert word.lower() in best
+    # Hits of later versions leave the recognised text out.
+    best = int(hits[0]["document"]["id"])
+    ((written,),) = query(f"SELECT lower(string_agg(value, ' ')) FROM metadata_entries WHERE entity_id = {best}")
+    assert word.lower() in written
 
 
 def test_vector_search_finds_what_no_word_search_can(api: Callable[..., Any], query: Callable[[str], Any]) -> None:

@@ -232,14 +232,10 @@ def _plan_virtual(
         }
         known = (target or {}).get(virtual.name) if target is not None else TargetTable(FULL_TEXT, default)
     elif virtual.module == "vec0":
-        fields = parse(virtual)
-        columns = ["rowid", *(f.name for f in fields)]
-        types = {"float32": "vector", "integer": "integer", "text": "text"}
-        default = {"rowid": TargetColumn("rowid", "integer", True)}
-        for f in fields:
-            kind = f"vector({f.dimensions})" if f.role == "vector" else types[f.kind]
-            default[f.name] = TargetColumn(f.name, kind, False)
-        known = (target or {}).get(virtual.name) if target is not None else TargetTable(virtual.name, default)
+        columns = ["rowid", *(f.name for f in parse(virtual))]
+        known = (target or {}).get(virtual.name)
+        if known is None and (target is None or virtual.name != VECTORS):
+            known = _vector_table(virtual, columns, notes)
     else:
         refused.append(f"table {virtual.name}: a virtual table of module {virtual.module}, which is not understood")
         return
@@ -253,6 +249,28 @@ def _plan_virtual(
     tables[virtual.name] = TablePlan(
         virtual.name, known, columns, _codecs(known, columns, refused), (columns[0],), virtual=virtual
     )
+
+
+def _vector_table(virtual: VirtualTable, columns: list[str], notes: list[str]) -> TargetTable:
+    """Make a definition for Pensieve's vectors, or for a vector table that only the source has.
+
+    Pensieve 0.24 made a new table and left the old one, entities_vec, where it was.
+    """
+    integer = "integer" if virtual.name == VECTORS else "bigint"  # vec0's own have 64 bits
+    types = {"rowid": integer}
+    for f in parse(virtual):
+        types[f.name] = {"float32": f"vector({f.dimensions})", "integer": integer, "text": "text"}[f.kind]
+    made = TargetTable(virtual.name, {name: TargetColumn(name, types[name], name == "rowid") for name in columns})
+    if virtual.name == VECTORS:
+        return made
+    parts = ", ".join(f"{quoted(name)} {types[name]}" for name in columns)
+    made.create = f"CREATE TABLE {reference(virtual.name)} ({parts})"
+    key = f"{virtual.name}_pkey"
+    create = f"CREATE UNIQUE INDEX {quoted(key)} ON {quoted(virtual.name)} (rowid)"
+    made.indexes = [TargetIndex(key, create, "btree", True, ("rowid",))]
+    made.constraints = [TargetConstraint(key, "p", "PRIMARY KEY (rowid)", ("rowid",))]
+    notes.append(f"table {virtual.name} is not in Pensieve's schema; its vectors are carried over, without an index")
+    return made
 
 
 def _plan_active_app(tables: dict[str, TablePlan]) -> None:

@@ -346,10 +346,9 @@ def verify(
             "foreign keys": check_states(connection, states, orphans=only is None),
             "sequences": check_sequences(database, connection, states),
         }
-        known = {name.partition(".")[0] for name in (expected_catalog or {}).get("column", {})}
         indexes = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
         checks["definitions"] = compare_catalogs(
-            read_catalog(connection), expected_catalog, set(plan.ordinary) - known, indexes, states
+            read_catalog(connection), expected_catalog, {*plan.ordinary, *plan.virtual}, indexes, states
         )
         kept += states.kept[: max(0, limit - len(kept))]
         count += states.count

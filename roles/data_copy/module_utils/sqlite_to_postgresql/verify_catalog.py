@@ -111,7 +111,7 @@ def _is_noting(name: str, definition: str) -> bool:
 def compare_catalogs(
     found: dict[str, dict[str, str]],
     expected: dict[str, dict[str, str]] | None,
-    extra_tables: set[str],
+    source_tables: set[str],
     source_indexes: set[str],
     findings: Differences,
 ) -> int:
@@ -119,6 +119,7 @@ def compare_catalogs(
     Without an expected catalog, only the indexes that the copy makes itself.
     """
     compared = 0
+    known = {name.partition(".")[0] for name in (expected or {}).get("column", {})}
     made = {name: definition for name, definition in MADE_INDEXES.items() if name.partition(".")[2] in source_indexes}
     wanted = {**(expected or {}), "index": {**made, **(expected or {}).get("index", {})}}
     for kind, definitions in wanted.items():
@@ -139,7 +140,7 @@ def compare_catalogs(
             if name in wanted.get(kind, {}):
                 continue
             table, _, own = name.partition(".")
-            if table in extra_tables or any(table.startswith(f"{extra}_") for extra in extra_tables):
+            if table not in known and any(f"{table}_".startswith(f"{extra}_") for extra in source_tables - known):
                 continue
             if kind == "index" and own in source_indexes:
                 continue
