@@ -12,7 +12,7 @@ from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.fts import Tokenizer
 from sqlite_to_postgresql.verify import verify
 
-from engine.pensieve import Pensieve
+from engine.pensieve import OLD_VECTORS, Pensieve
 from engine.server import Server
 
 pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
 # 0.25.0 was the first with PostgreSQL; fresh tables of 0.32.0 cannot be made by its own code.
 VERSIONS = ("0.25.0", "0.27.4", "0.29.1", "0.31.0", "0.33.0", "0.35.1", "0.37.0")
 NEWEST = VERSIONS[-1]
+OLDEST = "0.23.2"  # knows SQLite only
 SCREENSHOTS = 40
 
 
@@ -64,10 +65,18 @@ def test_database_of_a_version(
     copied(source, pensieve, server, tokenizer, f"version_{version.replace('.', '_')}")
 
 
-def test_database_that_was_upgraded(
-    version_of: Callable[[str], Pensieve], source: Path, server: Server, tokenizer: Tokenizer
+def test_database_of_2024(
+    version_of: Callable[[str], Pensieve], pensieve: Pensieve, server: Server, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """Columns that a later version has added stand at another place, and with another type, than in a fresh one."""
-    pensieve = version_of(NEWEST)
-    pensieve.init(str(source))
-    copied(source, pensieve, server, tokenizer, "version_upgraded")
+    """Begun with a version that had its vectors elsewhere and no revisions, filled with a later one, then upgraded.
+
+    Columns that a later version has added stand at another place, and with another type, than in a fresh database.
+    """
+    database = tmp_path / "database.db"
+    version_of(OLDEST).run("python", "-m", "memos.commands", "init", database=str(database))
+    pensieve.init(str(database))
+    pensieve.fill(database, SCREENSHOTS)
+    pensieve.run("python", str(OLD_VECTORS), *map(str, range(1, SCREENSHOTS)), database=str(database))
+    newest = version_of(NEWEST)
+    newest.init(str(database))
+    copied(database, newest, server, tokenizer, "version_upgraded")
