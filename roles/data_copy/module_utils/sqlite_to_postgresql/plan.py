@@ -235,7 +235,7 @@ def _plan_virtual(
         columns = ["rowid", *(f.name for f in parse(virtual))]
         known = (target or {}).get(virtual.name)
         if known is None and (target is None or virtual.name != VECTORS):
-            known = _vector_table(virtual, columns, notes)
+            known = _vector_table(virtual, notes)
     else:
         refused.append(f"table {virtual.name}: a virtual table of module {virtual.module}, which is not understood")
         return
@@ -251,7 +251,7 @@ def _plan_virtual(
     )
 
 
-def _vector_table(virtual: VirtualTable, columns: list[str], notes: list[str]) -> TargetTable:
+def _vector_table(virtual: VirtualTable, notes: list[str]) -> TargetTable:
     """Make a definition for Pensieve's vectors, or for a vector table that only the source has.
 
     Pensieve 0.24 made a new table and left the old one, entities_vec, where it was.
@@ -260,10 +260,10 @@ def _vector_table(virtual: VirtualTable, columns: list[str], notes: list[str]) -
     types = {"rowid": integer}
     for f in parse(virtual):
         types[f.name] = {"float32": f"vector({f.dimensions})", "integer": integer, "text": "text"}[f.kind]
-    made = TargetTable(virtual.name, {name: TargetColumn(name, types[name], name == "rowid") for name in columns})
+    made = TargetTable(virtual.name, {name: TargetColumn(name, kind, name == "rowid") for name, kind in types.items()})
     if virtual.name == VECTORS:
         return made
-    parts = ", ".join(f"{quoted(name)} {types[name]}" for name in columns)
+    parts = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
     made.create = f"CREATE TABLE {reference(virtual.name)} ({parts})"
     key = f"{virtual.name}_pkey"
     create = f"CREATE UNIQUE INDEX {quoted(key)} ON {quoted(virtual.name)} (rowid)"
