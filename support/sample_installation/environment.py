@@ -111,6 +111,12 @@ def make_venv(path: Path, version: str, postgresql: bool, python: Path | None = 
     (path / STAMP).write_text(json.dumps(stamp))
 
 
+def add_version(path: Path, version: str, folder: Path) -> None:
+    """Put another version of Pensieve into a folder; what it needs is in the environment `path`."""
+    pip = (path / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+    run(*pip, "--target", folder, f"memos=={version}")
+
+
 def version_of(path: Path) -> str:
     """Version of Pensieve in an environment that `make_venv` made."""
     return str(json.loads((path / STAMP).read_text())["memos"])

@@ -25,8 +25,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import sqlite_vec
 from PIL import Image, ImageDraw
+
+from .old_vectors import add_old_vectors
 
 SEED = 20250702
 BEGIN = datetime(2025, 6, 2, 8, 30)
@@ -342,24 +343,6 @@ def add_autotasktracker_rows(database: Path, ids: list[int]) -> int:
     return len(rows)
 
 
-def add_old_vectors(database: Path, ids: list[int], deleted: int) -> int:
-    """The vector table of Pensieve before 0.24, which later versions leave as it was; number of its rows.
-
-    Of a screenshot that was deleted since, they do not delete it there.
-    """
-    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
-        connection.enable_load_extension(True)
-        sqlite_vec.load(connection)
-        marks = ", ".join("?" * len(ids))
-        rows = connection.execute(
-            f"SELECT rowid, embedding FROM entities_vec_v2 WHERE rowid IN ({marks})", ids
-        ).fetchall()
-        rows.append((deleted, rows[0][1]))
-        connection.execute(f"CREATE VIRTUAL TABLE entities_vec USING vec0(embedding float[{len(rows[0][1]) // 4}])")
-        connection.executemany("INSERT INTO entities_vec (rowid, embedding) VALUES (?, ?)", rows)
-    return len(rows)
-
-
 def main() -> None:
     """Fill the Pensieve that was named, and say what it holds."""
     parser = argparse.ArgumentParser(description="Fill a running Pensieve with sample screenshots.")
@@ -375,10 +358,11 @@ def main() -> None:
     ids.remove(deleted)
     add_nul(pensieve, ids[1])
     rows = add_autotasktracker_rows(arguments.database, ids)
-    vectors = add_old_vectors(arguments.database, ids[: len(ids) // 2], deleted)
+    # Of a screenshot that is deleted, later versions leave the old vector where it is.
+    add_old_vectors([*ids[: len(ids) // 2], deleted])
     print(
         f"  {len(ids)} screenshots, {rows} rows of AutoTaskTracker, one NUL character, one deleted tag,"
-        f" {vectors} vectors of an older version"
+        " vectors of an older version"
     )
 
 

@@ -262,13 +262,14 @@ class Workshop:
                 f' (SELECT "{column}"::text FROM public."{table}" WHERE {second}), pg_typeof("{column}")::text'
                 f' FROM public."{table}" LIMIT 1'
             )[0]
-            statements = [
+            steps = [(first, old[1]), (second, old[0])]
+            if UNIQUE.get(table) == column:  # only there a third value must stand in between
+                steps.insert(0, (second, "aside"))
+            statements = tuple(
                 f'UPDATE public."{table}" SET "{column}" = {self.sql("%s", value)}::{old[2]} WHERE {where}'
-                for where, value in ((second, "aside"), (first, old[1]), (second, old[0]))
-            ]
-            if UNIQUE.get(table) != column:  # only there a third value must stand in between
-                del statements[0]
-            yield Mutant("values exchanged", table, one, column, tuple(statements), two)
+                for where, value in steps
+            )
+            yield Mutant("values exchanged", table, one, column, statements, two)
 
     def all(self) -> list[Mutant]:
         """All mutants of rows and cells, in a random but seeded order."""

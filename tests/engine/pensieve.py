@@ -10,8 +10,8 @@ from typing import Any
 
 FILL = Path(__file__).with_name("fill.py")
 WORDS = Path(__file__).with_name("words.py")
-OLD_VECTORS = Path(__file__).with_name("old_vectors.py")
-SCHEMA = Path(__file__).parents[2] / "support" / "sample_installation" / "schema.py"
+SUPPORT = Path(__file__).parents[2] / "support" / "sample_installation"
+SCHEMA, OLD_VECTORS = SUPPORT / "schema.py", SUPPORT / "old_vectors.py"
 
 
 def venv() -> Path | None:

@@ -152,6 +152,14 @@ def larger(medium: Path, source_of: Callable[[Path], Path], prepare: Prepare) ->
     return prepare(source_of(medium))
 
 
+@pytest.fixture
+def aged(pensieve: Pensieve, medium: Path, source_of: Callable[[Path], Path], prepare: Prepare) -> Prepared:
+    """One that was begun with Pensieve before 0.24."""
+    source = source_of(medium)
+    pensieve.run("python", str(OLD_VECTORS), *map(str, range(1, 30)), database=str(source))
+    return prepare(source)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_difference_equals_a_whole_copy(
     seed: int,
@@ -180,21 +188,13 @@ def test_difference_equals_a_whole_copy(
 
 
 def test_vectors_of_a_version_before_0_24(
-    pensieve: Pensieve,
-    medium: Path,
-    source_of: Callable[[Path], Path],
-    prepare: Prepare,
-    prove: Prove,
-    tokenizer: Tokenizer,
+    aged: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
 ) -> None:
-    source = source_of(medium)
-    pensieve.run("python", str(OLD_VECTORS), *map(str, range(1, 30)), database=str(source))
-    ready = prepare(source)
-    change(pensieve, source, 7, 12)
-    pensieve.run("python", str(OLD_VECTORS), "33", "34", "999", database=str(source))
-    result = difference(source, ready.folder, ready.dsn, tokenizer=tokenizer)
+    change(pensieve, aged.source, 7, 12)
+    pensieve.run("python", str(OLD_VECTORS), "33", "34", "999", database=str(aged.source))
+    result = difference(aged.source, aged.folder, aged.dsn, tokenizer=tokenizer)
     assert (result.way, result.tables["entities_vec"].upserted) == ("difference", 2)
-    prove(source, ready.dsn, result)
+    prove(aged.source, aged.dsn, result)
 
 
 def test_pages_are_compared_when_the_snapshot_was_let_go(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
 import pytest
+from sample_installation.environment import add_version
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.fts import Tokenizer
 from sqlite_to_postgresql.verify import verify
@@ -25,14 +25,12 @@ SCREENSHOTS = 40
 
 
 @pytest.fixture(scope="module")
-def version_of(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pensieve]:
+def pensieve_of(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pensieve]:
     """Pensieve of a version, on the packages of the environment that is there."""
 
     def make(version: str) -> Pensieve:
         folder = tmp_path_factory.mktemp(f"pensieve-{version}")
-        pip = [str(pensieve.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        install = ["install", "--no-deps", "--target", str(folder / "package"), f"memos=={version}"]
-        subprocess.run([*pip, *install], check=True)
+        add_version(pensieve.folder, version, folder / "package")
         return Pensieve(pensieve.folder, folder / "home", package=folder / "package")
 
     return make
@@ -58,25 +56,25 @@ def copied(source: Path, newest: Pensieve, server: Server, tokenizer: Tokenizer,
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_database_of_a_version(
-    version: str, version_of: Callable[[str], Pensieve], server: Server, tokenizer: Tokenizer, tmp_path: Path
+    version: str, pensieve_of: Callable[[str], Pensieve], server: Server, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    pensieve = version_of(version)
+    pensieve = pensieve_of(version)
     source = pensieve.make_source(tmp_path / "database.db", SCREENSHOTS)
     copied(source, pensieve, server, tokenizer, f"version_{version.replace('.', '_')}")
 
 
 def test_database_of_2024(
-    version_of: Callable[[str], Pensieve], pensieve: Pensieve, server: Server, tokenizer: Tokenizer, tmp_path: Path
+    pensieve_of: Callable[[str], Pensieve], pensieve: Pensieve, server: Server, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     """Begun with a version that had its vectors elsewhere and no revisions, filled with a later one, then upgraded.
 
     Columns that a later version has added stand at another place, and with another type, than in a fresh database.
     """
     database = tmp_path / "database.db"
-    version_of(OLDEST).run("python", "-m", "memos.commands", "init", database=str(database))
+    pensieve_of(OLDEST).run("python", "-m", "memos.commands", "init", database=str(database))
     pensieve.init(str(database))
     pensieve.fill(database, SCREENSHOTS)
     pensieve.run("python", str(OLD_VECTORS), *map(str, range(1, SCREENSHOTS)), database=str(database))
-    newest = version_of(NEWEST)
+    newest = pensieve_of(NEWEST)
     newest.init(str(database))
     copied(database, newest, server, tokenizer, "version_upgraded")

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from sample_installation.environment import add_version
 from sample_installation.installation import Installation
 from sqlite_to_postgresql.snapshot import Snapshot
 
@@ -198,8 +199,7 @@ def test_pensieve_without_postgresql(playbook: Playbook, home: Path, pensieve_ve
     packages = next(venv.glob("lib/python3*/site-packages"))
     shared = next(pensieve_venv.glob("lib/python3*/site-packages"))
     (packages / "shared.pth").write_text(f"{shared}\n")
-    pip = [str(pensieve_venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--target", str(packages), "memos==0.24.0"], check=True)
+    add_version(pensieve_venv, "0.24.0", packages)
     refused(playbook, home, "memos 0.24.0 in .*, which knows SQLite only", "memos>=0.25", pensieve_venv=str(venv))
 
 

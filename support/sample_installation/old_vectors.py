@@ -1,6 +1,6 @@
-"""Leave the vector table of Pensieve before 0.24 in a database, as later versions do: old_vectors.py ROW…
+"""Leave the vector table of Pensieve before 0.24 in a SQLite database, as later versions do: old_vectors.py ROW…
 
-Runs in Pensieve's interpreter. Makes the table unless it is there, and gives it rows with these ids.
+Runs with Pensieve's interpreter, on the database of its settings. Makes the table unless it is there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from memos.config import settings
 from memos.databases.initializers import create_db_initializer
 
 
-def main(rows: list[int]) -> None:
-    """Write, and move the write-ahead log into the file."""
+def add_old_vectors(rows: list[int]) -> None:
+    """Give the table rows with these ids and random vectors."""
     engine, _initializer = create_db_initializer(settings)
     connection = engine.raw_connection().driver_connection
     size = settings.embedding.num_dim
@@ -28,4 +28,4 @@ def main(rows: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(row) for row in sys.argv[1:]])
+    add_old_vectors([int(row) for row in sys.argv[1:]])
