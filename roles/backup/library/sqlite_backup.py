@@ -60,6 +60,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.sqlite_integrity import damage
 from ansible.module_utils.whole_file import digest
 
 PAGES_PER_STEP = 4096
@@ -85,9 +86,9 @@ def copy(source: Path, destination: Path) -> None:
             # What is copied goes to the disk step by step, or other programs' commits wait for gigabytes of it.
             reader.backup(writer, pages=PAGES_PER_STEP, progress=lambda *_: os.fdatasync(written))
             writer.execute("PRAGMA journal_mode=DELETE")
-            answer = writer.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if answer != "ok":
-                raise sqlite3.DatabaseError(f"integrity_check of the copy says: {answer}")
+            broken = damage(writer, limit=1)
+            if broken:
+                raise sqlite3.DatabaseError(f"integrity_check of the copy says: {broken[0]}")
         part.replace(destination)
     finally:
         os.close(written)  # not while SQLite has the file open: it drops the locks that this process has on it

@@ -57,27 +57,18 @@ seconds:
 """
 
 import contextlib
-import re
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
-NOT_LOADED = re.compile(r"no such (module|tokenizer)|unable to validate|unable to open")
-"""Remarks of integrity_check about virtual tables whose extension is not loaded here."""
+from ansible.module_utils.sqlite_integrity import damage
 
 
 def problem(found: str, expected: str, next_step: str) -> dict[str, str]:
     """One obstacle."""
     return {"found": found, "expected": expected, "next": next_step}
-
-
-def damage(connection: sqlite3.Connection) -> list[str]:
-    """What integrity_check complains about, at most ten lines."""
-    lines = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
-    return [line for line in lines if line != "ok" and not NOT_LOADED.search(line)]
 
 
 def look(path: Path) -> dict[str, Any]:

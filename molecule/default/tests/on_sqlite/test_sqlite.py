@@ -15,8 +15,10 @@ import json, os, sqlite3
 path = os.path.expanduser("~/.memos/database.db")
 connection = sqlite3.connect("file:%s?mode=ro" % path, uri=True)
 def one(statement): return connection.execute(statement).fetchone()[0]
+# Table by table: a newer SQLite opens full-text tables in a check of everything, and has no tokenizer for them.
+tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
 print(json.dumps({
-    "integrity": one("PRAGMA integrity_check"),
+    "integrity": sorted({one("PRAGMA integrity_check('%s')" % name) for (name,) in tables.fetchall()}),
     "entities": one("SELECT count(*) FROM entities"),
     "labels": one("SELECT count(*) FROM metadata_entries WHERE source_type = 'vlm_processor'"),
     "nul": one("SELECT count(*) FROM metadata_entries WHERE instr(CAST(value AS BLOB), x'00') > 0"),
@@ -51,7 +53,7 @@ def test_its_server_has_the_sqlite_file_open(host: Host, variables: dict[str, An
 
 def test_the_database_is_as_it_was(inside: Callable[..., Any], variables: dict[str, Any]) -> None:
     found = inside(STATE)
-    assert found["integrity"] == "ok"
+    assert found["integrity"] == ["ok"]
     # One of the sample's screenshots was deleted when it was made.
     assert found["entities"] == variables["sample_count"] - 1
     assert found["labels"] > 0
