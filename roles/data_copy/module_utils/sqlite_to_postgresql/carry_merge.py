@@ -181,7 +181,7 @@ class Merge:
             parents = _INDEX_REFERENCES
         row = list(values)
         for column, parent in parents.items():
-            if column not in table.columns or row[place := table.columns.index(column)] is None:
+            if column not in table.columns or row[(place := table.columns.index(column))] is None:
                 continue
             row[place] = self._ids.get(parent, {}).get(row[place], row[place])
             if (row[place],) in self._kept.get(parent, ()) and not self._is_there(parent, row[place]):

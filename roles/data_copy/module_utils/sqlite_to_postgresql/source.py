@@ -6,6 +6,7 @@ No extension is loaded; virtual tables are read from their shadow tables.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -267,18 +268,19 @@ class Source:
             )
         size = 500
         while True:
-            cursor = self._connection.execute(sql, (after,))
-            try:
-                while True:
-                    rows = self._fetch_quickly(cursor, size)
-                    if not rows:
-                        return
-                    yield _by_column(rows)
-                    after = rows[-1][0]
-                    size = _next_size(rows, size)
-            except sqlite3.OperationalError as error:
-                if "decode" not in str(error).lower():
-                    raise
+            # Closed before the same statement runs again: up to Python 3.10, ending the old one sets the new one back.
+            with contextlib.closing(self._connection.execute(sql, (after,))) as cursor:
+                try:
+                    while True:
+                        rows = self._fetch_quickly(cursor, size)
+                        if not rows:
+                            return
+                        yield _by_column(rows)
+                        after = rows[-1][0]
+                        size = _next_size(rows, size)
+                except sqlite3.OperationalError as error:
+                    if "decode" not in str(error).lower():
+                        raise
             # A text that is not UTF-8 is near: read the next rows with care, then go on as before.
             careful = self._careful(
                 table, columns, "WHERE _rowid_ > ? ORDER BY _rowid_ LIMIT ?", (after, _CAREFUL_ROWS)
