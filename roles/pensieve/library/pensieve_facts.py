@@ -122,6 +122,16 @@ say()
 """
 
 
+USUAL_VENVS = (
+    ".memos/venv",
+    ".local/share/pipx/venvs/memos",
+    ".local/pipx/venvs/memos",  # pipx before 1.3
+    ".local/share/uv/tools/memos",
+    ".venv",
+)
+"""Where Pensieve's environment is looked for in the home, when no service runs and no `memos` is on the PATH."""
+
+
 def problem(code: str, found: str, expected: str, next_step: str, curable: bool = False) -> dict[str, Any]:
     """One obstacle, in the four parts that every message of this project has (the caller adds what is untouched)."""
     return {"code": code, "found": found, "expected": expected, "next": next_step, "curable": curable}
@@ -136,7 +146,7 @@ def find_venv(home: Path, processes: list[Any]) -> Path | None:
     on_path = shutil.which("memos") or shutil.which("pen")
     if on_path:
         candidates += [Path(on_path).parent.parent, Path(on_path).resolve().parent.parent]
-    candidates += [home / ".memos" / "venv", home / ".local" / "pipx" / "venvs" / "memos", home / ".venv"]
+    candidates += [home / place for place in USUAL_VENVS]
     for candidate in candidates:
         if (candidate / "bin" / "python").exists() and list(candidate.glob("lib/python*/site-packages/memos")):
             return candidate

@@ -1,0 +1,41 @@
+"""Pensieve's environment is found where people's installers put it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pensieve_facts import find_venv
+
+
+def make(venv: Path, module: str = "memos") -> Path:
+    """What tells a virtual environment with a module from another."""
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").touch(0o755)
+    (venv / "lib" / "python3.12" / "site-packages" / module).mkdir(parents=True)
+    return venv
+
+
+@pytest.fixture(autouse=True)
+def _without_memos_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [".memos/venv", ".local/share/pipx/venvs/memos", ".local/pipx/venvs/memos", ".local/share/uv/tools/memos", ".venv"],
+)
+def test_usual_places(place: str, tmp_path: Path) -> None:
+    assert find_venv(tmp_path, []) is None
+    make(tmp_path / ".memos" / "venv-of-another", "others")
+    made = make(tmp_path / place)
+    assert find_venv(tmp_path, []) == made
+
+
+def test_the_path_comes_first(tmp_path: Path) -> None:
+    make(tmp_path / ".venv")
+    made = make(tmp_path / "elsewhere")
+    (made / "bin" / "memos").touch(0o755)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "memos").symlink_to(made / "bin" / "memos")
+    assert find_venv(tmp_path, []) == made
