@@ -120,7 +120,7 @@ def check(path: Path, sender: Connection) -> None:
         ) as connection:
             sender.send(sqlite_integrity.damage(connection, "quick_check"))
     except sqlite3.DatabaseError as error:
-        sender.send([str(error)])
+        sender.send([] if "locked" in str(error) else [str(error)])
 
 
 def restore(path: Path, backup: Path, stamp: str) -> str:
