@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sample_installation.environment import version_of
@@ -17,6 +18,22 @@ from sample_installation.installation import Installation, Settings
 ROOT = Path(__file__).parents[2]
 
 Playbook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Refused(Exception):
+    """What a module's fail_json does to the one who called it."""
+
+
+class Module:
+    """What tests need of an Ansible module: parameters, and that it fails."""
+
+    check_mode = False
+
+    def __init__(self, **params: Any) -> None:
+        self.params = params
+
+    def fail_json(self, msg: str) -> None:
+        raise Refused(msg)
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,18 +13,7 @@ import pytest
 from backup_files import content_of, restore, save, sha256
 from sqlite_backup import PAGES_PER_STEP, copy
 
-
-class Refused(Exception):
-    """What a module's fail_json does to the one who called it."""
-
-
-class Module:
-    """The two things that restoring needs of an Ansible module."""
-
-    check_mode = False
-
-    def fail_json(self, msg: str) -> None:
-        raise Refused(msg)
+from .conftest import Module, Refused
 
 
 @pytest.fixture

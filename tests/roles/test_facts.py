@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 from pensieve_facts import find_venv
 
+PLACES = (
+    ".memos/venv",
+    ".local/share/pipx/venvs/memos",
+    ".local/pipx/venvs/memos",
+    ".local/share/uv/tools/memos",
+    ".venv",
+)
+
 
 def make(venv: Path, module: str = "memos") -> Path:
     """What tells a virtual environment with a module from another."""
@@ -21,15 +29,13 @@ def _without_memos_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
 
-@pytest.mark.parametrize(
-    "place",
-    [".memos/venv", ".local/share/pipx/venvs/memos", ".local/pipx/venvs/memos", ".local/share/uv/tools/memos", ".venv"],
-)
+@pytest.mark.parametrize("place", PLACES)
 def test_usual_places(place: str, tmp_path: Path) -> None:
+    for other in PLACES:
+        make(tmp_path / other, "others")
     assert find_venv(tmp_path, []) is None
-    make(tmp_path / ".memos" / "venv-of-another", "others")
-    made = make(tmp_path / place)
-    assert find_venv(tmp_path, []) == made
+    (tmp_path / place / "lib" / "python3.12" / "site-packages" / "memos").mkdir()
+    assert find_venv(tmp_path, []) == tmp_path / place
 
 
 def test_the_path_comes_first(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import sqlite_backup
 import sqlite_restore
 from ansible.module_utils import sqlite_integrity
 
+from .conftest import Module, Refused
+
 MODULES = (sqlite_integrity, preflight_sqlite, sqlite_backup, sqlite_restore)
 PAGE = 4096
 
@@ -86,7 +88,14 @@ def test_a_database_that_somebody_holds_is_not_damaged(
     library: ModuleType, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_restore, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(preflight_sqlite, "LOCK_SECONDS", 0.1)
+    module = Module(path=str(database), backup=str(database.with_name("backup.db")), sha256="", seconds=5.0)
+    monkeypatch.setattr(sqlite_restore, "AnsibleModule", lambda **_: module)
     with closing(library.connect(database, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(library.OperationalError, match="locked"):
-            sqlite_restore.damage(database, 30)
+        with pytest.raises(Refused, match=r"database is locked(?s:.*)Untouched: everything(?s:.*)fuser -v"):
+            sqlite_restore.main()
+        (problem,) = preflight_sqlite.look(database)["problems"]
+    assert "held by another program" in problem["found"]
+    assert "fuser -v" in problem["next"]
+    assert not list(database.parent.glob("*.damaged-*"))

@@ -96,7 +96,7 @@ def damage(path: Path, seconds: float) -> str:
             if not Path(f"{path}-wal").exists() and path.stat().st_size < size:
                 return f"{path} has {path.stat().st_size} of {size} bytes"
     except sqlite3.DatabaseError as error:
-        if "locked" in str(error):
+        if sqlite_integrity.held(error):
             raise
         return f"{path} cannot be read: {error}"
     if not seconds:
@@ -120,7 +120,7 @@ def check(path: Path, sender: Connection) -> None:
         ) as connection:
             sender.send(sqlite_integrity.damage(connection, "quick_check"))
     except sqlite3.DatabaseError as error:
-        sender.send([] if "locked" in str(error) else [str(error)])
+        sender.send([] if sqlite_integrity.held(error) else [str(error)])
 
 
 def restore(path: Path, backup: Path, stamp: str) -> str:

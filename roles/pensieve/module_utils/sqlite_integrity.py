@@ -9,6 +9,11 @@ UNLOADED = re.compile(r"no such (module|tokenizer)|unable to (validate|open)")
 """What the checks say of virtual tables; the tables behind them are ordinary ones, and checked."""
 
 
+def held(error: sqlite3.Error) -> bool:
+    """Whether it says that another program holds the database, which is no damage."""
+    return "locked" in str(error)
+
+
 def damage(connection: sqlite3.Connection, check: str = "integrity_check", limit: int = 10) -> list[str]:
     """What a check complains about, at most `limit` lines; empty when the database is intact.
 
@@ -21,11 +26,13 @@ def damage(connection: sqlite3.Connection, check: str = "integrity_check", limit
         limit: as above.
 
     Raises:
-        sqlite3.DatabaseError: the file is no database, or too damaged to be checked.
+        sqlite3.DatabaseError: the file is no database, or too damaged to be checked, or held by another program.
     """
     try:
         lines = connection.execute(f"PRAGMA {check}({limit})").fetchall()
-    except sqlite3.OperationalError:  # "no such tokenizer", "SQL logic error": by the version
+    except sqlite3.OperationalError as error:  # "no such tokenizer", "SQL logic error": by the version
+        if held(error):
+            raise
         tables = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
         ).fetchall()
