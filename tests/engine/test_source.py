@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import sqlean
-from sqlite_to_postgresql import source
+from sqlite_to_postgresql import source, wal
 from sqlite_to_postgresql.convert import InvalidText
 
 ROWS = 1_000
@@ -37,3 +37,18 @@ def test_every_row_comes_once_where_texts_are_not_utf8(
     assert keys == list(range(1, ROWS + 1))
     assert [key for key, text in zip(keys, texts) if isinstance(text, InvalidText)] == bad
     assert {text for text in texts if isinstance(text, str)} == {"x"}
+
+
+def test_a_link_to_a_database_is_the_database(tmp_path: Path) -> None:
+    """SQLite keeps the log beside the file itself: what was committed to it only must not be overlooked."""
+    database, link = tmp_path / "disk" / "records.db", tmp_path / "database.db"
+    database.parent.mkdir()
+    link.symlink_to(database)
+    with closing(sqlite3.connect(link, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("CREATE TABLE tags (name TEXT)")
+        before = source.fingerprint(link)
+        connection.execute("INSERT INTO tags VALUES ('new')")
+        assert wal.wal_of(link).stat().st_size > 0
+        assert wal.Mark.read(link).frames > 0
+        assert source.fingerprint(link) == source.fingerprint(database) != before

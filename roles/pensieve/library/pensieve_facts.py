@@ -113,6 +113,8 @@ except Exception as error:
 database = settings.resolved_database_path
 if database is None and settings.database_path.startswith("sqlite:///"):
     database = settings.database_path[len("sqlite:///"):]
+# SQLite keeps its write-ahead log beside the file itself, not beside a link to it.
+database = None if database is None else Path(database).resolve()
 out.update(
     base_dir=str(settings.resolved_base_dir), database_setting=settings.database_path, is_sqlite=settings.is_sqlite,
     database=None if database is None else str(database), screenshots_dir=str(settings.resolved_screenshots_dir),

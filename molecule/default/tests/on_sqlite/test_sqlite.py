@@ -48,7 +48,7 @@ def test_its_server_has_the_sqlite_file_open(host: Host, variables: dict[str, An
     # A search makes it open its database, which it does at the first query.
     home = variables["pensieve_user_home"]
     opened = host.check_output("for p in $(pgrep -f 'memos.commands serve'); do readlink /proc/$p/fd/* || true; done")
-    assert f"{home}/.memos/database.db" in opened.splitlines()
+    assert host.check_output(f"readlink -f {home}/.memos/database.db") in opened.splitlines()
 
 
 def test_the_database_is_as_it_was(inside: Callable[..., Any], variables: dict[str, Any]) -> None:

@@ -322,6 +322,7 @@ class Source:
 
 def fingerprint(path: Path) -> str:
     """Identify the content by what changes when anything commits: sizes and times of file and log."""
+    path = path.resolve()  # the log is beside the file itself, not beside a link to it
     parts = []
     for file in (path, path.with_name(path.name + "-wal")):
         if file.exists() and (file == path or file.stat().st_size):

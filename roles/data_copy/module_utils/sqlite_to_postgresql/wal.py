@@ -31,7 +31,13 @@ _MAGIC = 0x377F0682  # the lowest bit tells the byte order of checksums
 
 def wal_of(database: Path) -> Path:
     """Where the log of a database is."""
-    return database.with_name(f"{database.name}-wal")
+    return _beside(database, "wal")
+
+
+def _beside(database: Path, what: str) -> Path:
+    """What SQLite keeps beside the file itself, not beside a link to it."""
+    file = database.resolve()
+    return file.with_name(f"{file.name}-{what}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Mark:
     @classmethod
     def read(cls, database: Path) -> Mark:
         """Read the index of the log, which is there while anybody has the database open. Raises DamagedError."""
-        shared = database.with_name(f"{database.name}-shm")
+        shared = _beside(database, "shm")
         for _ in range(1000):
             with shared.open("rb") as stream:
                 first, second = stream.read(_INDEX_HEAD), stream.read(_INDEX_HEAD)
