@@ -103,12 +103,18 @@ def make_venv(path: Path, version: str, postgresql: bool, python: Path | None = 
     with step(f"Installing Pensieve {version} into {path} (about a minute, 700 MB)"):
         pip = str(path / "bin" / "pip")
         run(pip, "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
-        run(pip, "install", "--quiet", "--disable-pip-version-check", "--no-deps", f"memos=={version}")
-        plugins = next(path.glob("lib/python3*/site-packages/memos/plugins"))
-        prompt = plugins / "structured_vlm" / "prompt_v1.txt"
-        if prompt.parent.is_dir() and not prompt.exists():
-            prompt.write_text(PROMPT)
+        install_version(path, version)
     (path / STAMP).write_text(json.dumps(stamp))
+
+
+def install_version(path: Path, version: str) -> None:
+    """Have this version of Pensieve in an environment, whatever version is there; what it needs is there."""
+    pip = str(path / "bin" / "pip")
+    run(pip, "install", "--quiet", "--disable-pip-version-check", "--no-deps", f"memos=={version}")
+    plugins = next(path.glob("lib/python3*/site-packages/memos/plugins"))
+    prompt = plugins / "structured_vlm" / "prompt_v1.txt"
+    if prompt.parent.is_dir() and not prompt.exists():
+        prompt.write_text(PROMPT)
 
 
 def add_version(path: Path, version: str, folder: Path) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from rollback.world import Writer, request, screenshot
-from sample_installation.installation import Installation
+from sample_installation.environment import install_version, make_venv
+from sample_installation.installation import Installation, Settings
 from sqlite_to_postgresql.verify import verify
 
 from .conftest import ROOT, Playbook, free_ports
@@ -26,6 +27,7 @@ from .conftest import ROOT, Playbook, free_ports
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
 NAME = "autotask-postgres-rollback-test"
+OLDER, NEWER = "0.30.1", "0.37.0"
 
 
 def docker(*arguments: str) -> str:
@@ -245,3 +247,48 @@ def test_volume_gone(before: tuple[bytes, int], site: Site) -> None:
     refused = site.play("carry-back.yml", 2)
     assert "ansible-playbook rollback.yml carries back by itself" in refused
     site.play("rollback.yml", 0)
+
+
+@pytest.fixture
+def own_sample(tmp_path: Path) -> Iterator[Installation]:
+    """A sample with an environment of its own, in which Pensieve may be upgraded."""
+    venv = tmp_path / "pensieve"
+    make_venv(venv, OLDER, postgresql=True)
+    (root := tmp_path / "sample").mkdir()
+    installation = Installation(Settings(root, OLDER, venv, free_ports(2)[0], 20))
+    installation.make()
+    yield installation
+    installation.remove()
+    subprocess.run(["docker", "rm", "--force", f"{NAME}-own"], check=True, capture_output=True)
+    subprocess.run(["docker", "volume", "rm", "--force", f"{NAME}-own"], check=True, capture_output=True)
+
+
+def revision(site: Site) -> str:
+    """Revision of the schema of SQLite."""
+    with closing(sqlite3.connect(f"{site.database.as_uri()}?mode=ro", uri=True)) as database:
+        return str(database.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def upgrade(site: Site) -> None:
+    """Upgrade Pensieve, as people do; its next start upgrades the database that it runs on."""
+    site.sample.stop()
+    install_version(site.sample.settings.venv, NEWER)
+    site.sample.start()
+
+
+def test_pensieve_was_upgraded_since(own_sample: Installation, playbook: Playbook) -> None:
+    site = Site(own_sample, playbook, own_sample.settings.venv, str(free_ports(1)[0]))
+    site.variables.update(postgres_container_name=f"{NAME}-own", postgres_volume_name=f"{NAME}-own")
+    site.play("migrate.yml", 0)
+    older = revision(site)
+    upgrade(site)
+    assert revision(site) == older, "the upgrade is PostgreSQL's alone"
+    site.write(15)
+    assert "changed=0" in site.play("migrate.yml", 0)
+    said = site.play("rollback.yml", 0)
+    assert "brings SQLite to the same revision of the schema first" in said, said
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert re.search(r"Compared on both sides: [1-9]\d* cells, all equal", said), said
+    assert revision(site) != older
+    site.require_equal()
+    assert site.manifest()["left_behind"] == 0

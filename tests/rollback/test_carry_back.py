@@ -251,6 +251,18 @@ def test_rows_of_both_sides_stay_when_they_have_the_same_ids(both: tuple[Run, Pa
     assert json.dumps(again["renumbered"]) == "[]"
 
 
+def test_what_an_upgrade_added_to_both_sides_is_no_change_of_a_row(both: tuple[Run, Path]) -> None:
+    run, base = both
+    added = "ALTER TABLE libraries ADD COLUMN kind VARCHAR(16) DEFAULT 'static' NOT NULL"
+    table = "CREATE TABLE moods (id INTEGER PRIMARY KEY, name VARCHAR)"
+    run.sql(added, table, "UPDATE libraries SET name = 'theirs' WHERE id = 1", "INSERT INTO moods VALUES (1, 'theirs')")
+    change(run.source, added, table, "INSERT INTO moods VALUES (2, 'ours')")
+    carried = run.engine("carry-back", "--base", str(base))
+    assert not carried["conflicts"]
+    assert run.lite("SELECT name, kind FROM libraries WHERE id = 1") == [(b"theirs", b"static")]
+    assert run.lite("SELECT id, name FROM moods ORDER BY id") == [(1, b"theirs"), (2, b"ours")]
+
+
 def test_the_same_thing_on_both_sides_is_one(both: tuple[Run, Path]) -> None:
     run, base = both
     ((tag,),) = run.lite("SELECT max(id) FROM tags")

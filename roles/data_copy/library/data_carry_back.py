@@ -33,6 +33,11 @@ options:
     description: Compare all rows, whatever the log says, as O(source) was restored from a copy older than the cutover.
     type: bool
     default: false
+  only_upgraded:
+    description: Since the cutover O(source) was written to by an upgrade of its schema alone, which PostgreSQL has had
+      too. What PostgreSQL holds goes into it then.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in check mode and return changed status prediction without modifying target.
@@ -130,6 +135,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "passfile": {"type": "path"},
     "base": {"type": "path"},
     "whole": {"type": "bool", "default": False},
+    "only_upgraded": {"type": "bool", "default": False},
 }
 
 
@@ -157,7 +163,8 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(**predicted(dsn))
         base = Path(options["base"]) if options["base"] and Path(options["base"]).is_file() else None
-        result = carry_back(Path(options["source"]), dsn, pensieve_package(), base=base, whole=options["whole"])
+        how = {name: options[name] for name in ("whole", "only_upgraded")}
+        result = carry_back(Path(options["source"]), dsn, pensieve_package(), base=base, **how)
     except EngineError as error:
         module.fail_json(msg=str(error))
     module.exit_json(rows=result.rows, **result.as_dict())

@@ -74,12 +74,13 @@ reason:
 log:
   description: What the log holds; missing when there is none. C(rows) counts touched rows of each table, C(whole) names
     tables in which any row may have changed, C(count) adds up C(rows). C(source_unchanged) tells whether SQLite is as
-    it was then.
+    it was then, C(same_schema) whether both databases are at the same revision of Pensieve's schema.
   type: dict
   returned: when there is a log
   sample: {since: "2025-11-22 20:37:20+00", count: 12, rows: {entities: 12}, whole: []}
 """
 
+import sqlite3
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -92,8 +93,8 @@ try:
     from ansible.module_utils.sqlite_to_postgresql import change_log
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn
-    from ansible.module_utils.sqlite_to_postgresql.source import fingerprint
-    from ansible.module_utils.sqlite_to_postgresql.target import connect
+    from ansible.module_utils.sqlite_to_postgresql.source import Source, fingerprint
+    from ansible.module_utils.sqlite_to_postgresql.target import connect, query
 
     IMPORT_ERROR = None
 except ImportError:
@@ -105,6 +106,24 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "passfile": {"type": "path"},
     "state": {"type": "str", "choices": ["present", "prepared", "absent", "told"], "default": "present"},
 }
+
+
+REVISION = "SELECT version_num FROM {}alembic_version ORDER BY 1"
+
+
+def same_schema(source: Path, connection: Any) -> bool:
+    """Whether both are at the same revision; not, where SQLite's cannot be read."""
+    try:
+        reader = Source(source)
+    except EngineError:
+        return False
+    try:
+        ours = reader.rows(REVISION.format(""))
+    except sqlite3.Error:
+        return False
+    finally:
+        reader.close()
+    return bool(ours == query(connection, REVISION.format("public.")))
 
 
 def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -124,14 +143,17 @@ def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             changed = not change_log.is_prepared(connection) if check_mode else change_log.prepare(connection)
         elif options["state"] == "absent":
             changed = change_log.exists(connection) if check_mode else change_log.remove(connection)
+        result: dict[str, Any] = {"changed": changed, "available": True}
         log = change_log.read(connection)
+        if log is not None:
+            source = Path(options["source"] or log.source)
+            looked_at = {
+                "source_unchanged": source.is_file() and fingerprint(source) == log.fingerprint,
+                "same_schema": same_schema(source, connection),
+            }
+            result["log"] = {**asdict(log), "count": log.count, **looked_at}
     finally:
         connection.close()
-    result: dict[str, Any] = {"changed": changed, "available": True}
-    if log is not None:
-        source = Path(options["source"] or log.source)
-        same = source.is_file() and fingerprint(source) == log.fingerprint
-        result["log"] = {**asdict(log), "count": log.count, "source_unchanged": same}
     return result
 
 

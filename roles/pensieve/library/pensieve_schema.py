@@ -1,26 +1,26 @@
 #!/usr/bin/python
-"""Ansible module: make Pensieve's tables on PostgreSQL with Pensieve's own code."""
+"""Ansible module: make or upgrade Pensieve's tables with Pensieve's own code."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: pensieve_schema
-short_description: Make Pensieve's tables on PostgreSQL with Pensieve's own code
+short_description: Make or upgrade Pensieve's tables with Pensieve's own code
 description:
   - Runs with Pensieve's interpreter, and calls its C(init_database) and its alembic revisions, one by one. A revision
     whose object C(init_database) has made already (C(duplicate column name) in 0.33 to 0.37) is stamped, the others
     are run.
-  - Compares the revision reached with the one of the SQLite database, and fails when they differ.
+  - With O(source), compares the revision reached with the one of that SQLite database, and fails when they differ.
 options:
-  uri:
-    description: The database, without a password (libpq finds it in the password file).
+  database:
+    description: As Pensieve's C(database_path) takes it; the URI of a PostgreSQL database without a password (libpq
+      finds it in the password file), or the absolute path of a SQLite file.
     type: str
     required: true
   source:
     description: The SQLite database whose revision must be the same.
     type: path
-    required: true
 attributes:
   check_mode:
     support: full
@@ -35,15 +35,21 @@ author:
 EXAMPLES = r"""
 - name: Make the tables
   pensieve_schema:
-    uri: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
+    database: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
     source: /home/ada/.memos/database.db
+  environment:
+    HOME: /home/ada
+
+- name: Upgrade the old database, since Pensieve was upgraded
+  pensieve_schema:
+    database: /home/ada/.memos/database.db
   environment:
     HOME: /home/ada
 """
 
 RETURN = r"""
 revision:
-  description: Alembic revision of both databases.
+  description: Alembic revision reached.
   returned: success
   type: str
   sample: edb8a15d51b1
@@ -126,27 +132,26 @@ def make(check_only: bool) -> dict[str, Any]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"uri": {"type": "str", "required": True}, "source": {"type": "path", "required": True}},
+        argument_spec={"database": {"type": "str", "required": True}, "source": {"type": "path"}},
         supports_check_mode=True,
     )
-    os.environ["MEMOS_DATABASE_PATH"] = module.params["uri"]
+    database, source = module.params["database"], module.params["source"]
+    os.environ["MEMOS_DATABASE_PATH"] = database
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             result = make(module.check_mode)
     except Exception as error:
         module.fail_json(
-            msg="Found: Pensieve's own code cannot make its tables: "
+            msg=f"Found: Pensieve's own code cannot make its tables in {database}: "
             f"{type(error).__name__}: {str(error).splitlines()[0]}. "
-            "Expected: the schema of the installed version. Untouched: the SQLite database and every setting. "
+            "Expected: the schema of the installed version. Untouched: every other database and every setting. "
             "Next: read `output` below; then run the playbook again.",
             output=output.getvalue()[-3000:],
         )
-    revision = source_revision(module.params["source"])
-    if revision != result["revision"]:
+    if source is not None and (revision := source_revision(source)) != result["revision"]:
         module.fail_json(
-            msg=f"Found: {module.params['source']} is at revision {revision}, "
-            f"Pensieve's code makes {result['revision']}. "
+            msg=f"Found: {source} is at revision {revision}, Pensieve's code makes {result['revision']}. "
             "Expected: the same revision on both sides. Untouched: the SQLite database and every setting. "
             "Next: start Pensieve once (`memos start`), which upgrades SQLite, then run the playbook again."
         )

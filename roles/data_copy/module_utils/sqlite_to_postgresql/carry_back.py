@@ -96,17 +96,24 @@ def pensieve_package() -> Path:
 
 
 def carry_back(
-    source: Path, target_dsn: str, package: Path, *, base: Path | None = None, whole: bool = False
+    source: Path,
+    target_dsn: str,
+    package: Path,
+    *,
+    base: Path | None = None,
+    whole: bool = False,
+    only_upgraded: bool = False,
 ) -> CarryResult:
     """Carry back into ``source``, to which nothing else may be writing.
 
     ``package``: folder of Pensieve's package ``memos``. ``base``: SQLite as it was at the cutover, read only where
     SQLite was written to since; then nothing of either side is overwritten. ``whole``: compare all rows, whatever the
-    log says, since ``source`` was restored from a copy that is older than the cutover.
+    log says, since ``source`` was restored from a copy that is older than the cutover. ``only_upgraded``: since then
+    ``source`` was written to by an upgrade of its schema alone, which PostgreSQL has had too, so nothing is to be kept.
     """
     started = time.monotonic()
     try:
-        result = _carry_back(source, target_dsn, package, base, whole)
+        result = _carry_back(source, target_dsn, package, base, whole, only_upgraded)
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
         raise EngineError(
             str(error).strip().splitlines()[0],
@@ -118,7 +125,9 @@ def carry_back(
     return result
 
 
-def _carry_back(source: Path, dsn: str, package: Path, base: Path | None, whole: bool) -> CarryResult:
+def _carry_back(
+    source: Path, dsn: str, package: Path, base: Path | None, whole: bool, only_upgraded: bool
+) -> CarryResult:
     connection = connect(dsn, search_path="public", lock_timeout=_WAIT)
     try:
         log = change_log.read(connection)
@@ -141,7 +150,7 @@ def _carry_back(source: Path, dsn: str, package: Path, base: Path | None, whole:
             whole_seconds = _current_timestamps(reader, plan)
         finally:
             reader.close()
-        merging = fingerprint(source) != log.fingerprint
+        merging = not only_upgraded and fingerprint(source) != log.fingerprint
         return _write(source, package, connection, target, plan, whole_seconds, base, log, whole, merging)
     finally:
         connection.close()

@@ -81,7 +81,7 @@ class Merge:
             return
         if ours is None and values is None:
             return
-        before = self._before(table, key)
+        before = self._before(table, key, ours or _as_stored(table, values))
         if ours == before:
             if values is not None and before is None:
                 self._join(table, key, values)
@@ -101,7 +101,8 @@ class Merge:
             reason = f"{what[ours is None]} in SQLite, {what[values is None]} in PostgreSQL; SQLite's stays"
             self._conflict(table, key, reason)
 
-    def _before(self, table: TablePlan, key: Key) -> Row | None:
+    def _before(self, table: TablePlan, key: Key, now: Row | None) -> Row | None:
+        """The row at the cutover. A column that an upgrade has added since counts as it is ``now``."""
         if self._base is None:
             raise EngineError(
                 f"SQLite was written to since the cutover, and the row {key} of {table.name} differs on both sides",
@@ -109,7 +110,10 @@ class Merge:
                 "both databases; nothing was carried back",
                 "name such a copy (base), or settle this row by hand, then run again",
             )
-        return self._base.row(table, key)
+        row, known = self._base.row(table, key), self._base.columns(table.name)
+        if row is None or now is None or known.issuperset(table.columns):
+            return row
+        return tuple(then if name in known else cell for name, then, cell in zip(table.columns, row, now))
 
     def _same(self, table: TablePlan, cells: Row, values: Row) -> bool:
         labels = {keeper: table.columns.index(label) for label, keeper in table.label_keepers.items()}
@@ -140,7 +144,7 @@ class Merge:
         names = key_columns(table)
         sql = f"SELECT {quoted(names[0])} FROM {quoted(table.name)} WHERE {where} ORDER BY 1"
         for (found,) in self._database.execute(sql, wanted).fetchall():
-            if self._before(table, (found,)) is not None:
+            if self._before(table, (found,), None) is not None:
                 continue
             self.needed = True
             self._ids.setdefault(table.name, {})[key[0]] = found
@@ -260,6 +264,11 @@ class Merge:
         ):
             return False
         if self._base is None:
-            self._before(table, key)
+            self._before(table, key, None)
         assert self._base is not None
         return ours != self._entry(self._base, table, key[0])
+
+
+def _as_stored(table: TablePlan, values: Row | None) -> Row | None:
+    """Give a row of PostgreSQL as SQLite would hold it."""
+    return values and tuple(written(codec, value, False) for codec, value in zip(table.codecs, values))

@@ -166,6 +166,7 @@ class Database:
 
     def __init__(self, path: Path, package: Path, read_only: bool = False) -> None:
         self.path = path
+        self._columns: dict[str, frozenset[str]] = {}
         mode = "ro" if read_only else "rw"
         try:
             self.connection = sqlite3.connect(
@@ -190,12 +191,21 @@ class Database:
         return self.connection.execute(sql, values)
 
     def row(self, table: TablePlan, key: Key) -> Row | None:
-        """Read one row, every cell as it is stored."""
+        """Read one row, every cell as it is stored; NULL where an older schema has no such column."""
+        known = self.columns(table.name)
+        if not known:
+            return None
         names = key_columns(table)
         where = " AND ".join(f"{quoted(name)} = ?" for name in names)
-        columns = ", ".join(map(quoted, table.columns))
+        columns = ", ".join(quoted(name) if name in known else "NULL" for name in table.columns)
         found = self.execute(f"SELECT {columns} FROM {quoted(table.name)} WHERE {where}", key).fetchone()
         return tuple(found) if found is not None else None
+
+    def columns(self, table: str) -> frozenset[str]:
+        """Names of the columns of a table, none if there is no such table. In SQL an unknown name would be a text."""
+        if table not in self._columns:
+            self._columns[table] = frozenset(row[1] for row in self.execute(f"PRAGMA table_xinfo({quoted(table)})"))
+        return self._columns[table]
 
     def keys(self, table: TablePlan) -> list[Key]:
         """Give all keys of a table; those of vectors as vec0 lists them."""
