@@ -68,6 +68,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return str(done.get("stdout", ""))
 
     def _follow(self, job: str, file: str, task_vars: Any) -> dict[str, Any]:
+        several = len(task_vars["ansible_play_hosts_all"]) > 1
+        host = f"[{task_vars['inventory_hostname']}] " if several else ""
         shown, shown_at, alive_at, began = "", time.monotonic(), time.monotonic(), time.monotonic()
         while True:
             line = self._last(file)
@@ -80,10 +82,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     return {key: value for key, value in status.items() if key not in _ASYNC_KEYS}
             text = str(line.get("text", ""))
             if text and text != shown and now - shown_at >= _POLL:
-                display.display(f"    {text}")
+                display.display(f"    {host}{text}")
                 shown, shown_at = text, now
             elif now - shown_at >= _SILENT:
-                display.display(f"    {text or self._task.action + ': starting'} ({now - began:.0f} s so far)")
+                known = text or f"{self._task.action}: starting"
+                display.display(f"    {host}{known} ({now - began:.0f} s so far)")
                 shown_at = now
             time.sleep(_POLL)
 
