@@ -431,6 +431,12 @@ def test_no_docker_where_one_was_named(untouched: Role) -> None:
     )
 
 
+def test_client_that_its_engine_does_not_understand(untouched: Role) -> None:
+    # With installing allowed: a second engine would be of no use.
+    found = "client version 9.99 is too new"
+    refused(untouched, "preflight", found, "DOCKER_API_VERSION", environment={"DOCKER_API_VERSION": "9.99"})
+
+
 def test_no_docker_client_at_all(untouched: Role, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
