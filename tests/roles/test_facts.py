@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pensieve_facts import find_venv
+from pensieve_facts import find_venv, libpq_variables
 
 PLACES = (
     ".memos/venv",
@@ -45,3 +45,16 @@ def test_the_path_comes_first(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "memos").symlink_to(made / "bin" / "memos")
     assert find_venv(tmp_path, []) == made
+
+
+def test_variables_that_lead_libpq_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGPASSWORD", "PGSSLMODE", "PGHOSTADDR", "PGPASSFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PGHOST", "db.example.org")  # every URI here names its host
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "link" / ".." / ".pgpass"))
+    (tmp_path / "link").mkdir()
+    assert libpq_variables(tmp_path) == []
+    monkeypatch.setenv("PGPASSFILE", "/etc/another")
+    monkeypatch.setenv("PGPASSWORD", "wrong")
+    monkeypatch.setenv("PGSSLMODE", "")
+    assert libpq_variables(tmp_path) == ["PGPASSWORD", "PGPASSFILE"]

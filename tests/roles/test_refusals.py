@@ -62,6 +62,15 @@ def test_no_sqlite_database(playbook: Playbook, home: Path, pensieve_venv: Path)
     refused(playbook, home, "no SQLite database at", "pensieve_user_home", pensieve_venv=str(pensieve_venv))
 
 
+def test_environment_that_leads_libpq_astray(
+    playbook: Playbook, home: Path, pensieve_venv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "another")
+    monkeypatch.setenv("PGSSLMODE", "require")
+    found, step = "PGPASSWORD, PGSSLMODE in the environment", "env --unset=PGPASSWORD --unset=PGSSLMODE ansible-playbook"
+    refused(playbook, home, found, step, pensieve_venv=str(pensieve_venv))
+
+
 def test_no_pensieve_at_all(playbook: Playbook, tmp_path: Path) -> None:
     refused(playbook, tmp_path, r"no .*/\.memos/config\.yaml", "-e pensieve_user_home=/home/NAME")
 

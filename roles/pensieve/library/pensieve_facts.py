@@ -124,6 +124,12 @@ say()
 """
 
 
+#: What libpq takes from the environment wherever a URI is silent. Host, port, user and database never are.
+LIBPQ = (
+    *("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGHOSTADDR", "PGOPTIONS", "PGTZ", "PGCLIENTENCODING"),
+    *("PGSSLMODE", "PGREQUIRESSL", "PGSSLROOTCERT", "PGSSLCERTMODE", "PGSSLNEGOTIATION", "PGGSSENCMODE"),
+    *("PGREQUIREAUTH", "PGCHANNELBINDING", "PGTARGETSESSIONATTRS"),
+)
 USUAL_VENVS = (
     ".memos/venv",
     ".local/share/pipx/venvs/memos",
@@ -266,6 +272,14 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
     return problems
 
 
+def libpq_variables(home: Path) -> list[str]:
+    """Variables of this process that would lead Pensieve and the playbooks away from their database or password."""
+    found = [name for name in LIBPQ if os.environ.get(name)]
+    if "PGPASSFILE" in found and Path(os.environ["PGPASSFILE"]).resolve() == (home / ".pgpass").resolve():
+        found.remove("PGPASSFILE")
+    return found
+
+
 def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Installation and problems of one user's Pensieve."""
     config = home / ".memos" / "config.yaml"
@@ -307,6 +321,16 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
                 "a running service has MEMOS_DATABASE_PATH in its environment, which beats config.yaml",
                 "services that take database_path from config.yaml",
                 "unset MEMOS_DATABASE_PATH where Pensieve is started, restart Pensieve, then run the playbook again",
+            )
+        )
+    if variables := libpq_variables(home):
+        problems.append(
+            problem(
+                "libpq_environment",
+                f"{', '.join(variables)} in the environment, which libpq obeys where Pensieve's URI is silent",
+                f"an environment without them: the password is in {home}/.pgpass, the rest in the URI",
+                f"env {' '.join(f'--unset={name}' for name in variables)} ansible-playbook …; unset them where Pensieve is "
+                "started, too",
             )
         )
     if "endpoint" in facts:
