@@ -67,8 +67,8 @@ def test_environment_that_leads_libpq_astray(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "another")
     monkeypatch.setenv("PGSSLMODE", "require")
-    found, step = "PGPASSWORD, PGSSLMODE in the environment", "env --unset=PGPASSWORD --unset=PGSSLMODE ansible-playbook"
-    refused(playbook, home, found, step, pensieve_venv=str(pensieve_venv))
+    step = "env --unset=PGPASSWORD --unset=PGSSLMODE ansible-playbook"
+    refused(playbook, home, "PGPASSWORD, PGSSLMODE in the environment", step, pensieve_venv=str(pensieve_venv))
 
 
 def test_no_pensieve_at_all(playbook: Playbook, tmp_path: Path) -> None:

@@ -329,8 +329,8 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
                 "libpq_environment",
                 f"{', '.join(variables)} in the environment, which libpq obeys where Pensieve's URI is silent",
                 f"an environment without them: the password is in {home}/.pgpass, the rest in the URI",
-                f"env {' '.join(f'--unset={name}' for name in variables)} ansible-playbook …; unset them where Pensieve is "
-                "started, too",
+                f"env {' '.join(f'--unset={name}' for name in variables)} ansible-playbook …; unset them where "
+                "Pensieve is started, too",
             )
         )
     if "endpoint" in facts:
