@@ -49,6 +49,12 @@ def free_ports(count: int) -> list[int]:
     raise RuntimeError("no free ports")
 
 
+def person() -> dict[str, str]:
+    """The environment of a person: without the password file that the servers of other tests leave in this process."""
+    kept = {name: value for name, value in os.environ.items() if name != "PGPASSFILE"}
+    return {**kept, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+
+
 @pytest.fixture(scope="session")
 def pensieve_venv() -> Path:
     """The virtual environment with Pensieve that `scripts/test` makes."""
@@ -87,7 +93,6 @@ def playbook() -> Playbook:
         ]
         for variable, value in variables.items():
             command += ["-e", f"{variable}={value}"]
-        environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=ROOT, env=person(), capture_output=True, text=True, check=False)
 
     return run

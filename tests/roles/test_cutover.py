@@ -5,7 +5,6 @@ Each step fails for a real cause, which a trigger brings about when Ansible says
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import sqlite3
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 from sample_installation.installation import Installation
 
-from .conftest import ROOT, free_ports
+from .conftest import ROOT, free_ports, person
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
@@ -119,7 +118,7 @@ def migrate(scene: Scene, variables: dict[str, str], when: str, cause: Cause, sh
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "migrate.yml"]
     for name, value in variables.items():
         command += ["-e", f"{name}={value}"]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**person(), "PYTHONUNBUFFERED": "1"}
     said = []
     brought = False
     with subprocess.Popen(

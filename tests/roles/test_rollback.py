@@ -22,7 +22,7 @@ from sample_installation.environment import install_version, make_venv
 from sample_installation.installation import Installation, Settings
 from sqlite_to_postgresql.verify import verify
 
-from .conftest import ROOT, Playbook, free_ports
+from .conftest import ROOT, Playbook, free_ports, person
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
@@ -204,7 +204,7 @@ def kill_at(site: Site, name: str, task: str) -> None:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        env=person(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
