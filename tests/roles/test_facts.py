@@ -1,4 +1,4 @@
-"""Pensieve's environment is found where people's installers put it."""
+"""Pensieve's environment is found where people's installers put it, and variables that would mislead it are seen."""
 
 from __future__ import annotations
 

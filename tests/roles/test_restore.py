@@ -56,3 +56,20 @@ def test_restoring_keeps_the_damaged_files_aside(database: Path, tmp_path: Path)
     assert Path(aside).read_bytes() == b"damaged"
     assert Path(f"{aside}-wal").read_bytes() == b"log"
     assert not Path(f"{database}-wal").exists()
+
+
+def test_a_link_to_the_database_stays(database: Path, tmp_path: Path) -> None:
+    link, backup = tmp_path / "home" / "database.db", tmp_path / "backup.db"
+    link.parent.mkdir()
+    link.symlink_to(database)
+    with closing(sqlite3.connect(link, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.executemany("INSERT INTO entities (filepath) VALUES (?)", [("x" * 500,)] * 500)
+        assert damage(link, 5) == "", "half of it is in the log, beside the file itself"
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    backup.write_bytes(database.read_bytes())
+    database.write_bytes(b"damaged")
+    aside = restore(link, backup, "20250701T000000Z")
+    assert link.is_symlink()
+    assert database.read_bytes() == backup.read_bytes()
+    assert Path(aside).parent == database.parent

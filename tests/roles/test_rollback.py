@@ -38,8 +38,8 @@ def docker(*arguments: str) -> str:
 class Site:
     """The sample installation, its playbooks and its server."""
 
-    def __init__(self, sample: Installation, playbook: Playbook, venv: Path, port: str) -> None:
-        self.sample, self._playbook = sample, playbook
+    def __init__(self, sample: Installation, playbook: Playbook, venv: Path, port: str, container: str = NAME) -> None:
+        self.sample, self._playbook, self.container = sample, playbook, container
         self.config, self.database = sample.base / "config.yaml", sample.base / "database.db"
         self.state = sample.settings.home / ".local" / "state" / "pensieve-postgres"
         self.variables = {
@@ -47,8 +47,8 @@ class Site:
             "pensieve_venv": str(venv),
             "report_directory": "",
             "postgres_port": port,
-            "postgres_container_name": NAME,
-            "postgres_volume_name": NAME,
+            "postgres_container_name": container,
+            "postgres_volume_name": container,
         }
         self.dsn = f"postgresql://autotasktracker@127.0.0.1:{port}/autotasktracker"
 
@@ -191,8 +191,8 @@ def test_server_dead(before: tuple[bytes, int], site: Site) -> None:
 def wait_for_server(site: Site) -> None:
     """Until the container is healthy."""
     deadline = time.monotonic() + 60
-    while docker("inspect", "--format={{.State.Health.Status}}", NAME) != "healthy":
-        assert time.monotonic() < deadline, docker("logs", NAME)
+    while docker("inspect", "--format={{.State.Health.Status}}", site.container) != "healthy":
+        assert time.monotonic() < deadline, docker("logs", site.container)
         time.sleep(0.2)
 
 
@@ -250,17 +250,19 @@ def test_volume_gone(before: tuple[bytes, int], site: Site) -> None:
 
 
 @pytest.fixture
-def own_sample(tmp_path: Path) -> Iterator[Installation]:
-    """A sample with an environment of its own, in which Pensieve may be upgraded."""
+def upgradable(tmp_path: Path, playbook: Playbook) -> Iterator[Site]:
+    """A sample on PostgreSQL with an environment of its own, in which Pensieve may be upgraded."""
     venv = tmp_path / "pensieve"
     make_venv(venv, OLDER, postgresql=True)
     (root := tmp_path / "sample").mkdir()
     installation = Installation(Settings(root, OLDER, venv, free_ports(2)[0], 20))
     installation.make()
-    yield installation
+    site = Site(installation, playbook, venv, str(free_ports(1)[0]), f"{NAME}-own")
+    site.play("migrate.yml", 0)
+    yield site
     installation.remove()
-    subprocess.run(["docker", "rm", "--force", f"{NAME}-own"], check=True, capture_output=True)
-    subprocess.run(["docker", "volume", "rm", "--force", f"{NAME}-own"], check=True, capture_output=True)
+    docker("rm", "--force", site.container)
+    docker("volume", "rm", "--force", site.container)
 
 
 def revision(site: Site) -> str:
@@ -276,10 +278,8 @@ def upgrade(site: Site) -> None:
     site.sample.start()
 
 
-def test_pensieve_was_upgraded_since(own_sample: Installation, playbook: Playbook) -> None:
-    site = Site(own_sample, playbook, own_sample.settings.venv, str(free_ports(1)[0]))
-    site.variables.update(postgres_container_name=f"{NAME}-own", postgres_volume_name=f"{NAME}-own")
-    site.play("migrate.yml", 0)
+def test_pensieve_was_upgraded_since(upgradable: Site) -> None:
+    site = upgradable
     older = revision(site)
     upgrade(site)
     assert revision(site) == older, "the upgrade is PostgreSQL's alone"
@@ -291,4 +291,22 @@ def test_pensieve_was_upgraded_since(own_sample: Installation, playbook: Playboo
     assert re.search(r"Compared on both sides: [1-9]\d* cells, all equal", said), said
     assert revision(site) != older
     site.require_equal()
+    assert site.manifest()["left_behind"] == 0
+
+
+def test_pensieve_was_upgraded_while_the_server_was_dead(upgradable: Site) -> None:
+    site = upgradable
+    theirs = site.add("postgresql")
+    docker("kill", site.container)
+    site.play("rollback.yml", 2)
+    ours = site.add("sqlite")
+    assert ours["id"] == theirs["id"], "both sides have given the same id"
+    older = revision(site)
+    upgrade(site)
+    assert revision(site) != older, "the upgrade is SQLite's alone"
+    docker("start", site.container)
+    wait_for_server(site)
+    site.play("carry-back.yml", 0)
+    for there, number in ((ours, ours["id"]), (theirs, ours["id"] + 1)):
+        assert site.send("GET", f"/entities/{number}")["filepath"] == there["filepath"]
     assert site.manifest()["left_behind"] == 0

@@ -263,6 +263,17 @@ def test_what_an_upgrade_added_to_both_sides_is_no_change_of_a_row(both: tuple[R
     assert run.lite("SELECT id, name FROM moods ORDER BY id") == [(1, b"theirs"), (2, b"ours")]
 
 
+def test_what_an_upgrade_changed_on_both_sides_does_not_stand_in_the_way(both: tuple[Run, Path]) -> None:
+    run, base = both
+    upgrade = "UPDATE libraries SET name = name || ' 2' WHERE id = 1"
+    change(run.source, upgrade)
+    run.sql(upgrade, "UPDATE libraries SET name = 'theirs' WHERE id = 1")
+    carried = run.engine("carry-back", "--base", str(base), "--only-upgraded")
+    assert not carried["merged"]
+    assert not carried["conflicts"]
+    assert run.lite("SELECT name FROM libraries WHERE id = 1") == [(b"theirs",)]
+
+
 def test_the_same_thing_on_both_sides_is_one(both: tuple[Run, Path]) -> None:
     run, base = both
     ((tag,),) = run.lite("SELECT max(id) FROM tags")

@@ -83,6 +83,7 @@ def damage(path: Path, seconds: float) -> str:
     Raises:
         sqlite3.OperationalError: another program holds it.
     """
+    path = path.resolve()  # SQLite keeps the log beside the file itself, not beside a link to it
     if not path.is_file():
         return f"there is no {path}"
     try:
@@ -124,7 +125,8 @@ def check(path: Path, sender: Connection) -> None:
 
 
 def restore(path: Path, backup: Path, stamp: str) -> str:
-    """Move what is there aside, and put a copy of the backup in its place; give where the old one is."""
+    """Move what is there aside, and put a copy of the backup in its place; give where the old one is. A link stays."""
+    path = path.resolve()
     owner = (path if path.exists() else path.parent).stat()
     mode = path.stat().st_mode & 0o7777 if path.exists() else 0o600
     part = path.with_name(f".{path.name}.restored")

@@ -82,6 +82,7 @@ log:
 
 import sqlite3
 import traceback
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,11 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 try:
     import psycopg2
     from ansible.module_utils.sqlite_to_postgresql import change_log
+    from ansible.module_utils.sqlite_to_postgresql.carry_sides import revisions
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn
     from ansible.module_utils.sqlite_to_postgresql.source import Source, fingerprint
-    from ansible.module_utils.sqlite_to_postgresql.target import connect, query
+    from ansible.module_utils.sqlite_to_postgresql.target import connect
 
     IMPORT_ERROR = None
 except ImportError:
@@ -108,22 +110,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-REVISION = "SELECT version_num FROM {}alembic_version ORDER BY 1"
-
-
 def same_schema(source: Path, connection: Any) -> bool:
-    """Whether both are at the same revision; not, where SQLite's cannot be read."""
+    """Whether both are at the same revision; not, where one cannot be read."""
     try:
-        reader = Source(source)
-    except EngineError:
+        with closing(Source(source)) as reader:
+            ours, theirs = revisions(reader, connection)
+    except (EngineError, sqlite3.Error, psycopg2.Error):
         return False
-    try:
-        ours = reader.rows(REVISION.format(""))
-    except sqlite3.Error:
-        return False
-    finally:
-        reader.close()
-    return bool(ours == query(connection, REVISION.format("public.")))
+    return bool(ours == theirs)
 
 
 def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:

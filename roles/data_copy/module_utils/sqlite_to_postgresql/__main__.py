@@ -42,6 +42,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
     parser.add_argument("--base", type=Path, help="carry-back: SQLite as it was at the cutover")
+    parser.add_argument(
+        "--only-upgraded", action="store_true", help="carry-back: only an upgrade has written to SQLite since"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     arguments = parser.parse_args()
     if arguments.action != "census" and not arguments.target:
@@ -67,7 +70,8 @@ def main() -> int:
         elif arguments.action == "changes":
             told_result, good = _changes(arguments.source, str(dsn)), True
         elif arguments.action == "carry-back":
-            done = carry_back(arguments.source, str(dsn), pensieve_package(), base=arguments.base)
+            how = {"base": arguments.base, "only_upgraded": arguments.only_upgraded}
+            done = carry_back(arguments.source, str(dsn), pensieve_package(), **how)
             told_result, good = done.as_dict(), not done.conflicts
         else:
             return _verify(arguments, str(dsn))

@@ -248,6 +248,13 @@ def _load_extensions(connection: sqlite3.Connection, package: Path) -> None:
     connection.enable_load_extension(False)
 
 
+def revisions(source: Source, connection: Connection) -> tuple[set[str], set[str]]:
+    """Revisions of Pensieve's schema: in SQLite, and in PostgreSQL."""
+    sql = "SELECT version_num FROM {}alembic_version"
+    ours, theirs = source.rows(sql.format("")), query(connection, sql.format("public."))
+    return {row[0] for row in ours}, {row[0] for row in theirs}
+
+
 def require_same_shape(plan: Plan, source: Source, target: Target, path: Path) -> None:
     """Refuse by name what only one side has: an upgrade of Pensieve since the cutover leaves such things behind."""
     found = list(plan.refused)
@@ -274,8 +281,7 @@ def require_same_shape(plan: Plan, source: Source, target: Target, path: Path) -
     )
     found += [f"table {name} (only in PostgreSQL)" for (name,) in there if name not in plan.tables]
     if "alembic_version" in plan.tables:
-        ours = {revision for (revision,) in source.rows("SELECT version_num FROM alembic_version")}
-        theirs = {row[0] for row in query(target.connection, "SELECT version_num FROM public.alembic_version")}
+        ours, theirs = revisions(source, target.connection)
         if ours != theirs:
             found.append(f"revision {', '.join(sorted(theirs))} of the schema in PostgreSQL, {ours} in SQLite")
     if found:
