@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.pensieve_process import Unit, overrides, unit_in
 from pensieve_facts import find_venv, libpq_variables
 
 PLACES = (
@@ -47,14 +48,40 @@ def test_the_path_comes_first(tmp_path: Path) -> None:
     assert find_venv(tmp_path, []) == made
 
 
-def test_variables_that_lead_libpq_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGPASSWORD", "PGSSLMODE", "PGHOSTADDR", "PGPASSFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PGHOST", "db.example.org")  # every URI here names its host
-    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "link" / ".." / ".pgpass"))
+def test_variables_that_lead_libpq_astray(tmp_path: Path) -> None:
+    environment = {"PGHOST": "db.example.org"}  # every URI here names its host
+    environment["PGPASSFILE"] = str(tmp_path / "link" / ".." / ".pgpass")
     (tmp_path / "link").mkdir()
-    assert libpq_variables(tmp_path) == []
-    monkeypatch.setenv("PGPASSFILE", "/etc/another")
-    monkeypatch.setenv("PGPASSWORD", "wrong")
-    monkeypatch.setenv("PGSSLMODE", "")
-    assert libpq_variables(tmp_path) == ["PGPASSWORD", "PGPASSFILE"]
+    assert libpq_variables(tmp_path, environment) == []
+    environment.update(PGPASSFILE="/etc/another", PGPASSWORD="wrong", PGSSLMODE="")
+    assert libpq_variables(tmp_path, environment) == ["PGPASSWORD", "PGPASSFILE"]
+
+
+def test_variables_that_beat_the_settings() -> None:
+    environment = ("MEMOS_BASE_DIR", "memos_Server_Port", "MEMOS_RECORD_INTERVAL", "MEMOS_DB_PATH", "BASE_DIR")
+    assert overrides(environment) == ["MEMOS_BASE_DIR", "memos_Server_Port"]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/memos.service",
+            Unit("memos.service", "user"),
+        ),
+        ("0::/system.slice/memos.service", Unit("memos.service", "system")),
+        ("0::/system.slice/system-memos.slice/memos@ada.service/inner", Unit("memos@ada.service", "system")),
+        # Several hierarchies; systemd's own tells, also below a container's.
+        (
+            "9:name=systemd:/docker/1f/user.slice/user-0.slice/user@0.service/app.slice/a.service\n4:memory:/docker/1f\n0::/",
+            Unit("a.service", "user"),
+        ),
+        ("0::/user.slice/user-1000.slice/session-3.scope", None),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome-terminal-7.scope", None),
+        ("0::/user.slice/user-1000.slice/user@1000.service/init.scope", None),
+        ("9:name=systemd:/docker/1f\n0::/docker/1f", None),
+        ("", None),
+    ],
+)
+def test_unit_of_a_control_group(cgroup: str, unit: Unit | None) -> None:
+    assert unit_in(cgroup) == unit

@@ -126,6 +126,18 @@ def consumer(host: Host, variables: dict[str, Any]) -> Callable[[str], Any]:
     return ask
 
 
+@pytest.fixture(scope="module")
+def unit(host: Host) -> dict[str, str]:
+    """State, main process and restarts of the unit that keeps Pensieve, and the servers that run: `servers`."""
+    scope = host.ansible.get_variables()["sample_unit_scope"]
+    names = ("ActiveState", "MainPID", "NRestarts")
+    shown = host.check_output(
+        f"XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl --{scope} show pensieve.service --property={','.join(names)}"
+    )
+    servers = host.check_output("pgrep -f '[m]emos.* serve'")
+    return {**dict(line.split("=") for line in shown.splitlines()), "servers": servers}
+
+
 @pytest.fixture(scope="session")
 def ansible_output() -> str:
     """Everything that Ansible has said in this scenario."""

@@ -61,3 +61,9 @@ def test_the_snapshot_is_gone_and_the_backup_is_of_the_cutover(host: Host) -> No
     backup = host.file(manifest["backup"]["database"])
     assert backup.size == manifest["backup"]["bytes"]
     assert backup.sha256sum == manifest["backup"]["sha256"]
+
+
+def test_its_unit_keeps_it_running(host: Host) -> None:
+    shown = host.check_output("systemctl show pensieve.service --property=ActiveState,MainPID,NRestarts")
+    server = host.check_output("pgrep -f '[m]emos.commands serve'")
+    assert shown.splitlines() == [f"MainPID={server}", "NRestarts=0", "ActiveState=active"]

@@ -63,11 +63,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pensieve_process import find, healthy
+from ansible.module_utils.pensieve_process import Process, find, healthy, holders, overrides, units
 
 PROBE = r"""
 import importlib.metadata as metadata, importlib.util as util, json, os, sqlite3, sys
@@ -145,7 +146,7 @@ def problem(code: str, found: str, expected: str, next_step: str, curable: bool 
     return {"code": code, "found": found, "expected": expected, "next": next_step, "curable": curable}
 
 
-def find_venv(home: Path, processes: list[Any]) -> Path | None:
+def find_venv(home: Path, processes: list[Process]) -> Path | None:
     """The virtual environment of a running service, else of the `memos` on the PATH, else a usual place in the home."""
     candidates = []
     for process in processes:
@@ -272,12 +273,65 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
     return problems
 
 
-def libpq_variables(home: Path) -> list[str]:
-    """Variables of this process that would lead Pensieve and the playbooks away from their database or password."""
-    found = [name for name in LIBPQ if os.environ.get(name)]
-    if "PGPASSFILE" in found and Path(os.environ["PGPASSFILE"]).resolve() == (home / ".pgpass").resolve():
+def libpq_variables(home: Path, environment: Mapping[str, str]) -> list[str]:
+    """Variables that would lead Pensieve or the playbooks away from their database or password."""
+    found = [name for name in LIBPQ if environment.get(name)]
+    if "PGPASSFILE" in found and Path(environment["PGPASSFILE"]).resolve() == (home / ".pgpass").resolve():
         found.remove("PGPASSFILE")
     return found
+
+
+def judge_environments(home: Path, processes: list[Process]) -> list[dict[str, Any]]:
+    """Problems with the variables of this process, and of the services, which start again with theirs."""
+    problems = []
+    if names := sorted({name for process in processes for name in overrides(process.environment)}):
+        problems.append(
+            problem(
+                "environment_override",
+                f"a running service has {', '.join(names)} in its environment, which beats config.yaml",
+                f"services that take their settings from {home}/.memos/config.yaml",
+                f"write {', '.join(name.lower().removeprefix('memos_') for name in names)} there, unset the variables "
+                "where Pensieve is started, restart it, then run the playbook again",
+            )
+        )
+    environments = [os.environ, *(process.environment for process in processes)]
+    found = {name for environment in environments for name in libpq_variables(home, environment)}
+    if variables := [name for name in LIBPQ if name in found]:
+        problems.append(
+            problem(
+                "libpq_environment",
+                f"{', '.join(variables)} in the environment, which libpq obeys where Pensieve's URI is silent",
+                f"an environment without them: the password is in {home}/.pgpass, the rest in the URI",
+                f"env {' '.join(f'--unset={name}' for name in variables)} ansible-playbook …; unset them where "
+                "Pensieve is started, too, and restart it",
+            )
+        )
+    return problems
+
+
+def judge_server(facts: dict[str, Any], processes: list[Process]) -> list[dict[str, Any]]:
+    """Problems of a server that answers, but is not this installation's, or has another database open."""
+    serving = {process.pid for process in processes if process.service == "serve"}
+    if not serving:
+        return [
+            problem(
+                "server_unknown",
+                f"{facts['endpoint']} answers, but no process `memos serve` with HOME={facts['home']} runs here",
+                "the server of this installation on its port, since only what is found can be stopped",
+                "start it with `memos start`; another user's, or one in a container, needs another server_port",
+            )
+        ]
+    if facts["is_sqlite"] and facts["database"] and not serving & set(holders(Path(facts["database"]))):
+        return [
+            problem(
+                "server_elsewhere",
+                f"the server (pid {', '.join(map(str, sorted(serving)))}) does not have {facts['database']} open",
+                f"a server that records where {facts['config']} points",
+                "memos stop && memos start, which reads config.yaml anew; when Pensieve shows what you expect, run the "
+                "playbook again",
+            )
+        ]
+    return []
 
 
 def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -288,9 +342,9 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
         "home": str(home),
         "config": str(config),
         "services": sorted({process.service for process in processes}),
-        "overrides": sorted(
-            {name for process in processes for name in process.overrides if name == "MEMOS_DATABASE_PATH"}
-        ),
+        "units": [
+            {"name": unit.name, "scope": unit.scope, "services": kept} for unit, kept in units(processes).items()
+        ],
     }
     if not config.is_file():
         return facts, [
@@ -314,27 +368,11 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
     probe = run_probe(venv / "bin" / "python", home, config)
     facts.update(probe, venv=str(venv))
     problems = judge(probe, venv, config)
-    if facts["overrides"]:
-        problems.append(
-            problem(
-                "environment_override",
-                "a running service has MEMOS_DATABASE_PATH in its environment, which beats config.yaml",
-                "services that take database_path from config.yaml",
-                "unset MEMOS_DATABASE_PATH where Pensieve is started, restart Pensieve, then run the playbook again",
-            )
-        )
-    if variables := libpq_variables(home):
-        problems.append(
-            problem(
-                "libpq_environment",
-                f"{', '.join(variables)} in the environment, which libpq obeys where Pensieve's URI is silent",
-                f"an environment without them: the password is in {home}/.pgpass, the rest in the URI",
-                f"env {' '.join(f'--unset={name}' for name in variables)} ansible-playbook …; unset them where "
-                "Pensieve is started, too",
-            )
-        )
+    problems += judge_environments(home, processes)
     if "endpoint" in facts:
         facts["healthy"] = healthy(facts["endpoint"])
+        if facts["healthy"]:
+            problems += judge_server(facts, processes)
     return facts, problems
 
 

@@ -13,6 +13,7 @@ description:
     database open.
   - Starting means C(memos start); where another installation on the machine keeps C(memos start) from doing anything,
     the service is started as C(memos start) would. Started means that health and libraries answer 200.
+  - A service is started with the variables that it had when it was stopped, whoever started it then.
 options:
   user_home:
     description: Home of the user who runs Pensieve.
@@ -42,6 +43,20 @@ options:
     elements: str
     choices: [serve, record, watch]
     default: [serve]
+  units:
+    description:
+      - Units of systemd that keep services, each with C(name), C(scope) and C(services). Stop and start them before.
+      - What they keep is waited for, not started.
+    type: list
+    elements: dict
+    default: []
+  environment:
+    description: JSON file that keeps the variables of each service from the stop to the start, with mode 0600.
+    type: path
+  alone:
+    description: With O(state=started), fail when a service runs already that none of O(units) keeps.
+    type: bool
+    default: false
   state:
     description: What to reach.
     type: str
@@ -81,7 +96,9 @@ services:
   elements: str
   sample: [serve, watch]
 at:
-  description: When the first process was told to stop, or the server answered again, in seconds since 1970.
+  description:
+    - When the first process was told to stop, by a unit of systemd or by this module, or the server answered again, in
+      seconds since 1970.
   returned: always
   type: float
 seconds:
@@ -100,7 +117,18 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.pensieve_process import SERVICES, answers, find, healthy, holders
+from ansible.module_utils.pensieve_process import (
+    SERVICES,
+    Unit,
+    answers,
+    find,
+    healthy,
+    holders,
+    overrides,
+    show,
+    unit_of,
+)
+from ansible.module_utils.whole_file import write
 
 POLL = 0.1
 """Seconds between two looks."""
@@ -157,8 +185,9 @@ class Installation:
         self.database = Path(params["database"]) if params["database"] else None
         self.reader = Path(params["reader"]) if params["reader"] else None
         self.timeout = float(params["timeout"])
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
-        self.environment["HOME"] = str(self.home)
+        self.units = {Unit(unit["name"], unit["scope"]): unit["services"] for unit in params["units"]}
+        self.environments = Path(params["environment"]) if params["environment"] else None
+        self.alone: bool = params["alone"]
 
     def running(self) -> list[str]:
         """Services that run now, in the order in which they start."""
@@ -169,8 +198,42 @@ class Installation:
         """None of these processes runs any more."""
         return not {process.pid for process in find(self.home)} & set(pids)
 
+    def kept(self) -> dict[str, dict[str, str]]:
+        """Variables of each service as it was stopped last."""
+        if self.environments is None or not self.environments.is_file():
+            return {}
+        kept: dict[str, dict[str, str]] = json.loads(self.environments.read_text(encoding="utf-8"))
+        return kept
+
+    def keep_environments(self) -> None:
+        """Remember the variables of the services that run; those of the others stay as they were kept."""
+        found = {process.service: process.environment for process in find(self.home) if process.environment}
+        if self.environments is None or not found:
+            return
+        content = json.dumps({**self.kept(), **found}).encode()
+        try:
+            self.environments.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write(self.environments, content, 0o600, os.geteuid(), os.getegid())
+        except OSError as error:  # A full disk is no reason to leave Pensieve where it is.
+            self.module.warn(f"the services' variables cannot be kept for their start: {error}")
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The variables that a service had, else those of this process; without what beats config.yaml."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
+        variables = self.kept().get(service, own)
+        beating = overrides(variables)
+        return {**{name: value for name, value in variables.items() if name not in beating}, "HOME": str(self.home)}
+
+    def began(self) -> float:
+        """When the first unit was told to stop, in seconds since 1970; now when none was."""
+        now, clock = time.time(), time.monotonic()
+        told = [show(unit, "ActiveExitTimestampMonotonic") for unit in self.units]
+        moments = [int(unit.get("ActiveExitTimestampMonotonic", 0)) / 1e6 for unit in told]
+        return min([now, *(now - (clock - moment) for moment in moments if moment)])
+
     def stop(self) -> None:
         """Stop every service; fail with the reason when one does not go, or comes back."""
+        self.keep_environments()
         for service in reversed(SERVICES):
             pids = [process.pid for process in find(self.home) if process.service == service]
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -194,21 +257,25 @@ class Installation:
                 "Next: end what restarts it (systemd unit, launch script) or has the file open, then run again."
             )
 
+    def require_alone(self) -> None:
+        """Fail when something else has started a service meanwhile."""
+        strangers = [process for process in find(self.home) if unit_of(process.pid) not in self.units]
+        if strangers:
+            named = ", ".join(f"{process.service} as process {process.pid}" for process in strangers)
+            self.module.fail_json(
+                msg=f"Found: something else has started Pensieve while it had to stand still: {named}. "
+                "Expected: nothing that records between the copy and the start. "
+                "Untouched: both databases; this has started nothing. "
+                "Next: end what restarts it (cron, supervisor, launch script), then run again."
+            )
+
     def start(self, services: list[str]) -> None:
         """Start services, serve first; return when the server and its database answer."""
-        for service in services:
-            subprocess.run(
-                [str(self.python), "-m", "memos.commands", "start", service],
-                env=self.environment,
-                cwd=str(self.home),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=60,
-                check=False,
-            )
-            if service not in self.running():
-                self.start_directly(service)
+        if self.alone:
+            self.require_alone()
+        for service in SERVICES:
+            if service in services:
+                self.start_one(service)
             if service == "serve" and not wait(self.up, self.timeout):
                 state = "runs, but its database does not answer" if "serve" in self.running() else "died"
                 self.module.fail_json(
@@ -216,18 +283,34 @@ class Installation:
                     f"Its log ends with:\n{log_tail(self.base_dir, 'serve')}"
                 )
 
+    def start_one(self, service: str) -> None:
+        """Start a service as `memos start` does, by it where it does anything."""
+        environment = self.environment(service)
+        subprocess.run(
+            [str(self.python), "-m", "memos.commands", "start", service],
+            env=environment,
+            cwd=str(self.home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
+        if service not in self.running():
+            self.start_directly(service, environment)
+
     def up(self) -> bool:
         """Healthy, and by a process of this installation."""
         return "serve" in self.running() and healthy(self.endpoint)
 
-    def start_directly(self, service: str) -> None:
-        """Start a service as `memos start` does, which takes another installation's process for this one's."""
+    def start_directly(self, service: str, environment: dict[str, str]) -> None:
+        """Start a service where `memos start` takes another installation's process for this one's."""
         for folder in ("logs", "pids"):
             (self.base_dir / folder).mkdir(parents=True, exist_ok=True)
         with (self.base_dir / "logs" / f"{service}.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(self.python), "-m", "memos.commands", service],
-                env=self.environment,
+                env=environment,
                 cwd=str(self.home),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -248,24 +331,25 @@ def main() -> None:
             "database": {"type": "path"},
             "reader": {"type": "path"},
             "services": {"type": "list", "elements": "str", "choices": list(SERVICES), "default": ["serve"]},
+            "units": {"type": "list", "elements": "dict", "default": []},
+            "environment": {"type": "path"},
+            "alone": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
             "timeout": {"type": "int", "default": 90},
         },
         supports_check_mode=True,
     )
     installation = Installation(module)
-    begun, clock = time.time(), time.monotonic()
+    begun, clock = installation.began(), time.monotonic()
     before = installation.running()
-    wanted: list[str] = module.params["services"]
     if module.params["state"] == "stopped":
         changed, act = bool(before), installation.stop
     else:
-        missing = [service for service in SERVICES if service in wanted and service not in before]
+        waited_for = {service for kept in installation.units.values() for service in kept}
+        missing = [name for name in module.params["services"] if name not in before and name not in waited_for]
         changed, act = bool(missing), lambda: installation.start(missing)
-    if not module.check_mode and (changed or module.params["state"] == "stopped"):
+    if not module.check_mode:
         act()
-    if module.params["state"] == "started" and not changed and not installation.up():
-        module.fail_json(msg=f"Pensieve runs, but {installation.endpoint}/api/libraries does not answer 200.")
     result: dict[str, Any] = {"changed": changed, "services": before, "seconds": round(time.monotonic() - clock, 3)}
     result["at"] = begun if module.params["state"] == "stopped" else time.time()
     module.exit_json(**result)

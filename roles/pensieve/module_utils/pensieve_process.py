@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,9 @@ SERVICES = ("serve", "record", "watch")
 RUNNERS = ("memos.commands", "memos", "pen")
 """What a command line calls Pensieve by: the module, or one of its console scripts."""
 
+SETTINGS = ("base_dir", "database_path", "screenshots_dir", "server_host", "server_port", "embedding")
+"""Settings of config.yaml that a migration goes by, and that a variable MEMOS_<name> in any case beats."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -30,12 +35,25 @@ class Process:
     Attributes:
         pid: process id.
         service: one of SERVICES.
-        overrides: its MEMOS_* environment variables, which beat config.yaml.
+        environment: its variables.
     """
 
     pid: int
     service: str
-    overrides: dict[str, str]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd service.
+
+    Attributes:
+        name: like `pensieve.service`.
+        scope: whose manager it is of, `user` or `system`.
+    """
+
+    name: str
+    scope: str
 
 
 def _read(path: Path) -> bytes:
@@ -83,9 +101,64 @@ def find(home: Path) -> list[Process]:
             continue
         environment = _environment(pid)
         if _home_of(pid, environment) == home.resolve():
-            overrides = {name: value for name, value in environment.items() if name.startswith("MEMOS_")}
-            found.append(Process(pid, service, overrides))
+            found.append(Process(pid, service, environment))
     return found
+
+
+def overrides(environment: Iterable[str]) -> list[str]:
+    """Those of the variables that beat one of SETTINGS, sorted; Pensieve takes them in upper and in lower case."""
+    return sorted(name for name in environment if name.lower() in {f"memos_{setting}" for setting in SETTINGS})
+
+
+def unit_of(pid: int) -> Unit | None:
+    """The systemd service in whose control group a process is; None for one of a login, or without systemd."""
+    return unit_in(_read(Path(f"/proc/{pid}/cgroup")).decode(errors="replace"))
+
+
+def unit_in(cgroup: str) -> Unit | None:
+    """The same from the text of /proc/<pid>/cgroup. Source: cgroups(7), systemd's CGROUP_DELEGATION."""
+    groups = cgroup.splitlines()
+    # systemd's own hierarchy, where there are several; else the one and only.
+    group = next((line for line in groups if ":name=systemd:" in line), groups[-1] if groups else "")
+    parts = [part for part in group.rpartition(":")[2].split("/") if part.endswith(".service")]
+    managers = [part for part in parts if re.fullmatch(r"user@\d+\.service", part)]
+    if not parts or parts[-1] in managers:
+        return None
+    return Unit(parts[-1], "user" if managers else "system")
+
+
+def show(unit: Unit, *properties: str) -> dict[str, str]:
+    """Properties of a unit by `systemctl show`; none where no systemd answers.
+
+    Source: org.freedesktop.systemd1(5).
+    """
+    command = ["systemctl", f"--{unit.scope}", "show", unit.name, *(f"--property={name}" for name in properties)]
+    environment = {"XDG_RUNTIME_DIR": f"/run/user/{os.geteuid()}", **os.environ}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line) if done.returncode == 0 else {}
+
+
+def units(processes: list[Process]) -> dict[Unit, list[str]]:
+    """The systemd services that keep these processes, and which of SERVICES each keeps.
+
+    A unit counts when its main process is one of them, or when its command is Pensieve's. One in which they merely run,
+    like that of cron or of a supervisor of many programs, does not: nobody wants it stopped.
+    """
+    groups: dict[Unit, list[Process]] = {}
+    for process in processes:
+        if unit := unit_of(process.pid):
+            groups.setdefault(unit, []).append(process)
+    kept = {}
+    for unit, members in groups.items():
+        told = show(unit, "MainPID", "ExecStart")
+        words = told.get("ExecStart", "").split()
+        ours = any(Path(word).name in RUNNERS or "/.memos/" in word for word in words)
+        if ours or told.get("MainPID") in {str(process.pid) for process in members}:
+            kept[unit] = sorted({process.service for process in members}, key=SERVICES.index)
+    return kept
 
 
 def holders(database: Path) -> list[int]:

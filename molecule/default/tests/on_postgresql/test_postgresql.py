@@ -106,6 +106,10 @@ def test_the_port_is_bound_to_the_loopback_address_only(host: Host, variables: d
     assert [line.split()[3] for line in listening] == [f"127.0.0.1:{variables['postgres_port']}"]
 
 
+def test_its_unit_keeps_it_running(unit: dict[str, str]) -> None:
+    assert unit == {"ActiveState": "active", "MainPID": unit["servers"], "NRestarts": "0", "servers": unit["servers"]}
+
+
 def test_the_server_is_what_the_applications_need(query: Callable[[str], Any]) -> None:
     ((version, encoding, timezone, superuser),) = query(
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),"

@@ -44,10 +44,14 @@ def test_pensieve_runs_on_sqlite(api: Callable[..., Any]) -> None:
     assert {library["name"] for library in api("GET", "/libraries")} >= {"screenshots", "Projects 项目"}
 
 
+def test_its_unit_keeps_it_running(unit: dict[str, str]) -> None:
+    assert unit == {"ActiveState": "active", "MainPID": unit["servers"], "NRestarts": "0", "servers": unit["servers"]}
+
+
 def test_its_server_has_the_sqlite_file_open(host: Host, variables: dict[str, Any]) -> None:
     # A search makes it open its database, which it does at the first query.
     home = variables["pensieve_user_home"]
-    opened = host.check_output("for p in $(pgrep -f 'memos.commands serve'); do readlink /proc/$p/fd/* || true; done")
+    opened = host.check_output("for p in $(pgrep -f '[m]emos.* serve'); do readlink /proc/$p/fd/* || true; done")
     assert host.check_output(f"readlink -f {home}/.memos/database.db") in opened.splitlines()
 
 

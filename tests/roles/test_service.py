@@ -1,0 +1,119 @@
+"""Pensieve starts again as it was started; and what something else has started meanwhile is seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pensieve_service
+import pytest
+from ansible.module_utils.pensieve_process import Process, find
+from sample_installation.installation import Installation
+
+from .conftest import Module, Playbook, Refused
+
+pytestmark = pytest.mark.pensieve
+
+
+def server(sample: Installation) -> Process:
+    """The one server of the sample that runs."""
+    (found,) = (process for process in find(sample.settings.home) if process.service == "serve")
+    return found
+
+
+def service(sample: Installation, environment: Path, alone: bool = False) -> pensieve_service.Installation:
+    """What the module works with."""
+    return pensieve_service.Installation(
+        Module(
+            user_home=str(sample.settings.home),
+            venv=str(sample.settings.venv),
+            endpoint=sample.endpoint,
+            base_dir=str(sample.base),
+            database=str(sample.base / "database.db"),
+            reader=None,
+            units=[],
+            environment=str(environment),
+            alone=alone,
+            timeout=60,
+        )
+    )
+
+
+@pytest.fixture
+def started(sample: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """The sample, started in a shell that exports variables of its own; as it was afterwards."""
+    sample.stop()
+    monkeypatch.setenv("HF_ENDPOINT", "https://models.example.org")
+    monkeypatch.setattr(
+        sample, "_environment", lambda: {**Installation._environment(sample), "MEMOS_RECORD_INTERVAL": "9"}
+    )
+    sample.start()
+    monkeypatch.undo()
+    yield sample
+    sample.stop()
+    sample.start()
+
+
+def test_a_service_starts_with_the_variables_that_it_had(started: Installation, tmp_path: Path) -> None:
+    kept = tmp_path / "state" / "environment.json"
+    before = server(started)
+    assert before.environment["HF_ENDPOINT"] == "https://models.example.org"
+
+    service(started, kept).stop()
+    assert find(started.settings.home) == []
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "HF_ENDPOINT" not in os.environ
+    # What config.yaml has to say is left to it.
+    content = json.loads(kept.read_text())
+    content["serve"]["MEMOS_DATABASE_PATH"] = "elsewhere.db"
+    kept.write_text(json.dumps(content))
+
+    service(started, kept).start(["serve"])
+    after = server(started)
+    assert after.pid != before.pid
+    # `memos start` may add what its own start-up sets.
+    assert {**after.environment, **before.environment} == after.environment
+    assert "MEMOS_DATABASE_PATH" not in after.environment
+    assert after.environment["MEMOS_RECORD_INTERVAL"] == "9"
+
+
+def test_who_started_it_meanwhile_is_named(started: Installation, tmp_path: Path) -> None:
+    service(started, tmp_path / "environment.json").stop()
+    started.start()
+    with pytest.raises(
+        Refused, match=rf"has started Pensieve.*serve as process {server(started).pid}\..*Next: end what"
+    ):
+        service(started, tmp_path / "environment.json", alone=True).start([])
+    service(started, tmp_path / "environment.json").start([])
+
+
+@pytest.mark.docker
+def test_a_server_with_settings_of_its_own(
+    sample: Installation, playbook: Playbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another base directory it records elsewhere, beside a database that is there but old."""
+    (tmp_path / "elsewhere").mkdir()
+    subprocess.run(["cp", "-r", f"{sample.base}/.", str(tmp_path / "elsewhere")], check=True)
+    variables = {"pensieve_user_home": str(sample.settings.home), "pensieve_venv": str(sample.settings.venv)}
+    sample.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            sample,
+            "_environment",
+            lambda: {**Installation._environment(sample), "memos_base_dir": str(tmp_path / "elsewhere")},
+        )
+        sample.start()
+    try:
+        done = playbook("migrate.yml", "--tags", "preflight", **variables)
+    finally:
+        sample.stop()
+        sample.start()
+    assert done.returncode == 2
+    assert "memos_base_dir in its environment, which beats config.yaml" in done.stdout
+    assert f"does not have {sample.base}/database.db open" in done.stdout
+    assert "write base_dir there" in done.stdout
+    done = playbook("migrate.yml", "--tags", "preflight", **variables)
+    assert done.returncode == 0, done.stdout
