@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.pensieve_process import Unit, overrides, unit_in
-from pensieve_facts import find_venv, libpq_variables
+from ansible.module_utils.pensieve_process import Process, Unit, overrides, unit_in
+from pensieve_facts import find_venv, judge_user, libpq_variables
 
 PLACES = (
     ".memos/venv",
@@ -55,6 +56,17 @@ def test_variables_that_lead_libpq_astray(tmp_path: Path) -> None:
     assert libpq_variables(tmp_path, environment) == []
     environment.update(PGPASSFILE="/etc/another", PGPASSWORD="wrong", PGSSLMODE="")
     assert libpq_variables(tmp_path, environment) == ["PGPASSWORD", "PGPASSFILE"]
+
+
+def test_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".memos").mkdir()
+    (tmp_path / ".memos" / "config.yaml").touch()
+    own = Process(1, "serve", {}, os.geteuid())
+    assert judge_user(tmp_path, []) == []
+    assert judge_user(tmp_path, [own]) == []
+    (told,) = judge_user(tmp_path, [own, Process(2, "watch", {}, 4_000_000_000)])
+    assert told["code"] == "other_user"
+    assert "4000000000" in told["found"]
 
 
 def test_variables_that_beat_the_settings() -> None:

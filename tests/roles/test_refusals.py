@@ -38,7 +38,10 @@ def home(tmp_path: Path, sample: Installation) -> Path:
     """A copy of the sample's settings and database in another home, where a test may break them; nothing runs there."""
     config = tmp_path / "home" / ".memos" / "config.yaml"
     config.parent.mkdir(parents=True)
-    shutil.copy(sample.base / "config.yaml", config)
+    settings = (sample.base / "config.yaml").read_text()
+    own = settings.replace(f"server_port: {sample.settings.port} ", f"server_port: {free_ports(1)[0]} ")
+    assert own != settings
+    config.write_text(own)
     shutil.copy(sample.base / "database.db", config.parent / "database.db")
     return tmp_path / "home"
 
@@ -100,9 +103,31 @@ def test_already_on_postgresql(playbook: Playbook, home: Path, pensieve_venv: Pa
 
 
 def test_pensieve_that_does_not_run(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
-    config = home / ".memos" / "config.yaml"
-    config.write_text(config.read_text().replace("server_port: ", "server_port: 1"[:-1] + f"{free_ports(1)[0]} # was "))
     refused(playbook, home, "does not answer", "memos start", pensieve_venv=str(pensieve_venv))
+
+
+def test_port_on_which_another_pensieve_answers(
+    playbook: Playbook, home: Path, sample: Installation, pensieve_venv: Path
+) -> None:
+    shutil.copy(sample.base / "config.yaml", home / ".memos" / "config.yaml")
+    refused(
+        playbook,
+        home,
+        f"answers, but no process `memos serve` with HOME={home} runs",
+        "another server_port",
+        pensieve_venv=str(pensieve_venv),
+    )
+
+
+def test_blank_in_the_path_of_the_engine(playbook: Playbook, sample: Installation, pensieve_venv: Path) -> None:
+    refused(
+        playbook,
+        sample.settings.home,
+        "/another disk/state/runtime for the engine",
+        "data_copy_venv=",
+        pensieve_venv=str(pensieve_venv),
+        pensieve_state_dir="'/another disk/state'",
+    )
 
 
 def test_not_enough_disk(playbook: Playbook, sample: Installation, pensieve_venv: Path) -> None:

@@ -61,6 +61,7 @@ problems:
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -281,6 +282,31 @@ def libpq_variables(home: Path, environment: Mapping[str, str]) -> list[str]:
     return found
 
 
+def judge_user(home: Path, processes: list[Process]) -> list[dict[str, Any]]:
+    """A problem when this process is another user's than Pensieve, which would start as that user from then on."""
+    config = home / ".memos" / "config.yaml"
+    owners = {process.uid for process in processes} or {config.stat().st_uid}
+    if owners == {os.geteuid()}:
+        return []
+    whose, own = (", ".join(name_of(uid) for uid in sorted(uids)) for uids in (owners, {os.geteuid()}))
+    return [
+        problem(
+            "other_user",
+            f"this runs as {own}, and Pensieve of {home} as {whose}",
+            f"both the same user; with sudo or the group docker, {whose} needs no root",
+            f"as {whose}: ansible-playbook …; on another machine: ansible_user: {whose} in the inventory",
+        )
+    ]
+
+
+def name_of(uid: int) -> str:
+    """Login name of a user, or the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def judge_environments(home: Path, processes: list[Process]) -> list[dict[str, Any]]:
     """Problems with the variables of this process, and of the services, which start again with theirs."""
     problems = []
@@ -368,7 +394,7 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
     probe = run_probe(venv / "bin" / "python", home, config)
     facts.update(probe, venv=str(venv))
     problems = judge(probe, venv, config)
-    problems += judge_environments(home, processes)
+    problems += judge_user(home, processes) + judge_environments(home, processes)
     if "endpoint" in facts:
         facts["healthy"] = healthy(facts["endpoint"])
         if facts["healthy"]:

@@ -35,12 +35,14 @@ class Process:
     Attributes:
         pid: process id.
         service: one of SERVICES.
-        environment: its variables.
+        environment: its variables; none where this user may not read them.
+        uid: of the user who runs it.
     """
 
     pid: int
     service: str
     environment: dict[str, str]
+    uid: int
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,20 @@ def _service_of(argv: list[str]) -> str | None:
     return None
 
 
-def _home_of(pid: int, environment: dict[str, str]) -> Path | None:
+def _owner(pid: int) -> int | None:
+    """The user who runs a process, or None when it is gone."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
+
+
+def _home_of(uid: int, environment: dict[str, str]) -> Path | None:
     home = environment.get("HOME")
     if not home:
         try:
-            home = pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_dir
-        except (OSError, KeyError):
+            home = pwd.getpwuid(uid).pw_dir
+        except KeyError:
             return None
     return Path(home).resolve()
 
@@ -97,11 +107,12 @@ def find(home: Path) -> list[Process]:
     for pid in _pids():
         argv = _read(Path(f"/proc/{pid}/cmdline")).decode(errors="replace").rstrip("\0").split("\0")
         service = _service_of(argv)
-        if service is None:
+        uid = _owner(pid)
+        if service is None or uid is None:
             continue
         environment = _environment(pid)
-        if _home_of(pid, environment) == home.resolve():
-            found.append(Process(pid, service, environment))
+        if _home_of(uid, environment) == home.resolve():
+            found.append(Process(pid, service, environment, uid))
     return found
 
 
