@@ -125,6 +125,10 @@ def settings_of(site: Site) -> tuple[bytes, int]:
 
 def test_everything_comes_back(before: tuple[bytes, int], site: Site) -> None:
     site.write(11)
+    # The system was upgraded: the engine's environment points at a Python that is gone.
+    python = site.state / "runtime" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/usr/bin/python-of-the-last-system")
     said = site.play("rollback.yml", 0)
     assert re.search(r"Carries back into \S+ what was written since .*? rows touched \(entities \d+", said), said
     assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
@@ -135,6 +139,11 @@ def test_everything_comes_back(before: tuple[bytes, int], site: Site) -> None:
     again = site.play("rollback.yml", 0)
     assert "Nothing to roll back" in again
     assert "changed=0" in again
+    # A manifest of another migration than the one that stands says nothing about it.
+    site.config.write_text(site.config.read_text().replace("'database.db'", f"'{site.dsn}'"))
+    assert "a manifest in" in site.play("rollback.yml", 2)
+    assert "Pensieve on PostgreSQL" in site.play("carry-back.yml", 2)
+    site.config.write_bytes(before[0])
 
 
 def test_a_migration_that_was_killed_after_the_start(
