@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import docker_state
 import psycopg2
 import pytest
 import yaml
@@ -429,6 +430,21 @@ def test_no_docker_where_one_was_named(untouched: Role) -> None:
         "start that engine",
         postgres_docker_host="unix:///nonexistent.sock",
     )
+
+
+def test_engine_of_the_clients_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Docker Desktop and rootless engines make one; modules go by its address.
+    (tmp_path / "docker.sock").symlink_to("/var/run/docker.sock")
+    address = f"unix://{tmp_path / 'docker.sock'}"
+    asked = {"container": "none", "volume": "none", "images": [], "port": 1}
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert docker_state.observe(asked)["host"] == ""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
+    for arguments in (["create", "desktop", f"--docker=host={address}"], ["use", "desktop"]):
+        subprocess.run(["docker", "context", *arguments], check=True, capture_output=True)
+    told = docker_state.observe(asked)
+    assert told["reachable"], told["error"]
+    assert told["host"] == address
 
 
 def test_client_that_its_engine_does_not_understand(untouched: Role) -> None:

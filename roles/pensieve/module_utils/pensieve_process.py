@@ -79,6 +79,14 @@ def _service_of(argv: list[str]) -> str | None:
     return None
 
 
+def _contained(pid: int) -> bool:
+    """Whether a process has other files than this one, as in a container, where the same paths mean others."""
+    try:
+        return not Path(f"/proc/{pid}/root").samefile("/")
+    except OSError:  # not this user's to look at
+        return False
+
+
 def _owner(pid: int) -> int | None:
     """The user who runs a process, or None when it is gone."""
     try:
@@ -108,7 +116,7 @@ def find(home: Path) -> list[Process]:
         argv = _read(Path(f"/proc/{pid}/cmdline")).decode(errors="replace").rstrip("\0").split("\0")
         service = _service_of(argv)
         uid = _owner(pid)
-        if service is None or uid is None:
+        if service is None or uid is None or _contained(pid):
             continue
         environment = _environment(pid)
         if _home_of(uid, environment) == home.resolve():

@@ -57,7 +57,9 @@ root_user:
   type: bool
   returned: always
 host:
-  description: Engine that the environment names, so that root can be told to speak to the same one.
+  description:
+    - Engine that the client speaks to by C(DOCKER_HOST) or by its context (Docker Desktop, a rootless engine), so that
+      root and modules, which know no contexts, can be told to speak to the same one. Empty for the usual one.
   type: str
   returned: always
 error:
@@ -161,6 +163,15 @@ class Client:
         return found[0] if found else {}
 
 
+def engine(client: Client) -> str:
+    """Address of the engine that the client speaks to; empty for the usual one."""
+    named = os.environ.get("DOCKER_HOST", "")
+    if named:
+        return named
+    address = client.run("context", "inspect", "--format", "{{.Endpoints.docker.Host}}").stdout.strip()
+    return "" if address == "unix:///var/run/docker.sock" else address
+
+
 def published(container: dict[str, Any]) -> list[str]:
     """Addresses that a container is configured to publish, running or not."""
     bindings: dict[str, list[dict[str, str]] | None] = container.get("HostConfig", {}).get("PortBindings") or {}
@@ -207,6 +218,7 @@ def observe(params: dict[str, Any]) -> dict[str, Any]:
         state["error"] = "docker: command not found"
         return state
     client = Client(state["client"])
+    state["host"] = engine(client)
     try:
         answer = client.run("info", "--format", "{{json .}}")
     except subprocess.TimeoutExpired:
