@@ -88,6 +88,11 @@ def take_port(scene: Scene) -> None:
     scene.undo.append(taken.close)
 
 
+def start_it(scene: Scene) -> None:
+    """Something else, a supervisor for example, starts Pensieve, which reads the settings of before."""
+    scene.sample.start()
+
+
 Cause = Callable[[Scene], None]
 STEPS: dict[str, tuple[str, Cause, str, str, bool]] = {
     # step: when, what, the step that must be named, what must be said of it, whether the cause ends by itself
@@ -96,6 +101,7 @@ STEPS: dict[str, tuple[str, Cause, str, str, bool]] = {
     "password": (STOP, take_password_away, "difference | Copy what has changed", "no connection to the target", False),
     "finding": (HELD, write_strange_label, "difference | Copy what has changed", "unknown_enum_label", False),
     "settings": (DIFFERENCE, break_settings, "switch | Point database_path", "is a block of several lines", False),
+    "started": (DIFFERENCE, start_it, "start | Start Pensieve", "something else has started Pensieve", False),
     "port": (SWITCH, take_port, "start | Start Pensieve", "Pensieve's server", True),
     "server dies late": (SWITCH, kill_server, "start | Start Pensieve", "Pensieve's server", False),
 }
