@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.pensieve_process import Process, Unit, overrides, unit_in
-from pensieve_facts import find_venv, judge_user, libpq_variables
+from pensieve_facts import find_venv, judge_environments, judge_user, libpq_variables
 
 PLACES = (
     ".memos/venv",
@@ -67,6 +67,16 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
     (told,) = judge_user(tmp_path, [own, Process(2, "watch", {}, 4_000_000_000)])
     assert told["code"] == "other_user"
     assert "4000000000" in told["found"]
+
+
+def test_whose_variables_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A rollback goes by those of its own process only; a migration by those of the services, too.
+    monkeypatch.delenv("PGPASSFILE", raising=False)
+    service = Process(1, "serve", {"PGTZ": "Asia/Tokyo"}, os.geteuid())
+    assert judge_environments(tmp_path, []) == []
+    assert [told["code"] for told in judge_environments(tmp_path, [service])] == ["libpq_service"]
+    monkeypatch.setenv("PGPASSWORD", "wrong")
+    assert [told["code"] for told in judge_environments(tmp_path, [])] == ["libpq_environment"]
 
 
 def test_variables_that_beat_the_settings() -> None:

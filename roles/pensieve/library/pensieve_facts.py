@@ -320,16 +320,25 @@ def judge_environments(home: Path, processes: list[Process]) -> list[dict[str, A
                 "where Pensieve is started, restart it, then run the playbook again",
             )
         )
-    environments = [os.environ, *(process.environment for process in processes)]
-    found = {name for environment in environments for name in libpq_variables(home, environment)}
-    if variables := [name for name in LIBPQ if name in found]:
+    expected = f"an environment without them: the password is in {home}/.pgpass, the rest in the URI"
+    if own := libpq_variables(home, os.environ):
         problems.append(
             problem(
                 "libpq_environment",
-                f"{', '.join(variables)} in the environment, which libpq obeys where Pensieve's URI is silent",
-                f"an environment without them: the password is in {home}/.pgpass, the rest in the URI",
-                f"env {' '.join(f'--unset={name}' for name in variables)} ansible-playbook …; unset them where "
-                "Pensieve is started, too, and restart it",
+                f"{', '.join(own)} in the environment, which libpq obeys where Pensieve's URI is silent",
+                expected,
+                f"env {' '.join(f'--unset={name}' for name in own)} ansible-playbook …; unset them where "
+                "Pensieve is started, too",
+            )
+        )
+    found = {name for process in processes for name in libpq_variables(home, process.environment)}
+    if variables := [name for name in LIBPQ if name in found]:
+        problems.append(
+            problem(
+                "libpq_service",
+                f"{', '.join(variables)} in the environment of a running service, whose libpq would obey them",
+                expected,
+                "unset them where Pensieve is started, restart it, then run the playbook again",
             )
         )
     return problems
