@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pensieve_service
 import pytest
-from ansible.module_utils.pensieve_process import Process, find
+from ansible.module_utils.pensieve_process import Process, find, holders
 from sample_installation.installation import Installation
 
 from .conftest import Module, Playbook, Refused
@@ -88,6 +88,20 @@ def test_who_started_it_meanwhile_is_named(started: Installation, tmp_path: Path
     ):
         service(started, tmp_path / "environment.json", alone=True).start([])
     service(started, tmp_path / "environment.json").start([])
+
+
+def test_whoever_has_a_file_open_is_found_by_whatever_path(tmp_path: Path) -> None:
+    """A container may have it under another path, and another file under this one."""
+    database = tmp_path / "database.db"
+    database.touch()
+    assert holders(database) == []
+    (tmp_path / "mounted.db").hardlink_to(database)
+    with (tmp_path / "mounted.db").open() as mounted, subprocess.Popen(["sleep", "60"], stdin=mounted) as other:
+        assert holders(database) == [other.pid]
+        database.unlink()
+        database.touch()
+        assert holders(database) == []
+        other.kill()
 
 
 @pytest.mark.docker

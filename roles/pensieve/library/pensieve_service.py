@@ -54,13 +54,13 @@ options:
     description: JSON file that keeps the variables of each service from the stop to the start, with mode 0600.
     type: path
   alone:
-    description: With O(state=started), fail when a service runs already that none of O(units) keeps.
+    description: With O(state=started), fail when a service runs already.
     type: bool
     default: false
   state:
-    description: What to reach.
+    description: What to reach. C(alone) changes nothing, and fails when a service runs.
     type: str
-    choices: [started, stopped]
+    choices: [started, stopped, alone]
     required: true
   timeout:
     description: Seconds to wait for either.
@@ -126,7 +126,6 @@ from ansible.module_utils.pensieve_process import (
     holders,
     overrides,
     show,
-    unit_of,
 )
 from ansible.module_utils.whole_file import write
 
@@ -259,8 +258,7 @@ class Installation:
 
     def require_alone(self) -> None:
         """Fail when something else has started a service meanwhile."""
-        strangers = [process for process in find(self.home) if unit_of(process.pid) not in self.units]
-        if strangers:
+        if strangers := find(self.home):
             named = ", ".join(f"{process.service} as process {process.pid}" for process in strangers)
             self.module.fail_json(
                 msg=f"Found: something else has started Pensieve while it had to stand still: {named}. "
@@ -334,24 +332,24 @@ def main() -> None:
             "units": {"type": "list", "elements": "dict", "default": []},
             "environment": {"type": "path"},
             "alone": {"type": "bool", "default": False},
-            "state": {"type": "str", "choices": ["started", "stopped"], "required": True},
+            "state": {"type": "str", "choices": ["started", "stopped", "alone"], "required": True},
             "timeout": {"type": "int", "default": 90},
         },
         supports_check_mode=True,
     )
     installation = Installation(module)
-    begun, clock = installation.began(), time.monotonic()
+    stopping, clock = module.params["state"] == "stopped", time.monotonic()
+    began = installation.began() if stopping else 0.0
     before = installation.running()
-    if module.params["state"] == "stopped":
-        changed, act = bool(before), installation.stop
-    else:
+    changed, act = stopping and bool(before), installation.stop if stopping else installation.require_alone
+    if module.params["state"] == "started":
         waited_for = {service for kept in installation.units.values() for service in kept}
         missing = [name for name in module.params["services"] if name not in before and name not in waited_for]
-        changed, act = bool(missing), lambda: installation.start(missing)
+        changed, act = bool(missing), partial(installation.start, missing)
     if not module.check_mode:
         act()
     result: dict[str, Any] = {"changed": changed, "services": before, "seconds": round(time.monotonic() - clock, 3)}
-    result["at"] = begun if module.params["state"] == "stopped" else time.time()
+    result["at"] = began if stopping else time.time()
     module.exit_json(**result)
 
 

@@ -180,18 +180,27 @@ def units(processes: list[Process]) -> dict[Unit, list[str]]:
     return kept
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None when it is gone or not this user's to look at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def holders(database: Path) -> list[int]:
-    """Process ids that have the SQLite file, its -wal or its -shm open (as far as this user may see)."""
-    names = {f"{database.resolve()}{suffix}" for suffix in ("", "-wal", "-shm")}
+    """Process ids that have the SQLite file, its -wal or its -shm open by whatever path, as this user may see."""
+    files = {_identity(Path(f"{database.resolve()}{suffix}")) for suffix in ("", "-wal", "-shm")} - {None}
     found = []
     for pid in _pids():
         if pid == os.getpid():
             continue
         try:
-            targets = {str(Path(entry.path).readlink()) for entry in os.scandir(f"/proc/{pid}/fd")}
+            opened = {_identity(Path(entry.path)) for entry in os.scandir(f"/proc/{pid}/fd")}
         except OSError:
             continue
-        if targets & names:
+        if opened & files:
             found.append(pid)
     return found
 

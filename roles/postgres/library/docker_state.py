@@ -218,11 +218,11 @@ def observe(params: dict[str, Any]) -> dict[str, Any]:
         state["error"] = "docker: command not found"
         return state
     client = Client(state["client"])
-    state["host"] = engine(client)
     try:
+        state["host"] = engine(client)
         answer = client.run("info", "--format", "{{json .}}")
     except subprocess.TimeoutExpired:
-        state["error"] = f"docker info: no answer in {TIMEOUT} seconds"
+        state["error"] = f"docker: no answer in {TIMEOUT} seconds"
         return state
     try:
         info: dict[str, Any] = json.loads(answer.stdout)

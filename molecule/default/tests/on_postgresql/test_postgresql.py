@@ -107,7 +107,9 @@ def test_the_port_is_bound_to_the_loopback_address_only(host: Host, variables: d
 
 
 def test_its_unit_keeps_it_running(unit: dict[str, str]) -> None:
-    assert unit == {"ActiveState": "active", "MainPID": unit["servers"], "NRestarts": "0", "servers": unit["servers"]}
+    # One that was ended behind its back would have been restarted.
+    assert (unit["ActiveState"], unit["NRestarts"]) == ("active", "0")
+    assert unit["servers"] == unit["MainPID"]
 
 
 def test_the_server_is_what_the_applications_need(query: Callable[[str], Any]) -> None:

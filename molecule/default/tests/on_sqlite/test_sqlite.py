@@ -45,7 +45,9 @@ def test_pensieve_runs_on_sqlite(api: Callable[..., Any]) -> None:
 
 
 def test_its_unit_keeps_it_running(unit: dict[str, str]) -> None:
-    assert unit == {"ActiveState": "active", "MainPID": unit["servers"], "NRestarts": "0", "servers": unit["servers"]}
+    # One that was ended behind its back would have been restarted.
+    assert (unit["ActiveState"], unit["NRestarts"]) == ("active", "0")
+    assert unit["servers"] == unit["MainPID"]
 
 
 def test_its_server_has_the_sqlite_file_open(host: Host, variables: dict[str, Any]) -> None:
