@@ -21,7 +21,7 @@ from sqlite_to_postgresql import staging
 from sqlite_to_postgresql.census import census
 from sqlite_to_postgresql.copier import copy, predict
 from sqlite_to_postgresql.model import DEFAULT_POLICY, CopyResult, EngineError, FindingsError
-from sqlite_to_postgresql.target import TargetIndex
+from sqlite_to_postgresql.target import TargetIndex, connect, query, transaction
 from sqlite_to_postgresql.verify import catalog, verify
 
 from engine.conftest import Catalog
@@ -520,3 +520,10 @@ def test_killed_and_resumed(
     assert [(result.run_id,)] == runs
     balanced(result, dsn)
     assert verify(filled, dsn, expected_catalog=template).equal
+
+
+def test_of_a_lost_session_the_first_error_is_told(make_target: Callable[[], str]) -> None:
+    connection = connect(make_target())
+    with pytest.raises(psycopg2.OperationalError, match="server closed the connection"), transaction(connection):
+        query(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
+    assert connection.closed

@@ -14,14 +14,12 @@ that has no primary key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import ledger
 from .source import fingerprint, quoted
-from .target import BOOKKEEPING, Connection, query, run
+from .target import BOOKKEEPING, Connection, query, run, transaction
 
 LOG = f"{BOOKKEEPING}.change"
 ROW_TRIGGER, TRUNCATE_TRIGGER = "data_copy_note_row", "data_copy_note_truncate"
@@ -209,7 +207,7 @@ def prepare(connection: Connection) -> bool:
     """
     if is_prepared(connection):
         return False
-    with _transaction(connection):
+    with transaction(connection):
         _make(connection, tables(connection))
     return True
 
@@ -223,7 +221,7 @@ def install(connection: Connection, source: Path) -> bool:
     if is_complete(connection):
         return False
     found, fresh, run_id = tables(connection), not _is_of_this_copy(connection), _run_id(connection)
-    with _transaction(connection):
+    with transaction(connection):
         _make(connection, found)
         if fresh:
             run(connection, f"TRUNCATE {LOG}, {BOOKKEEPING}.change_log")
@@ -249,27 +247,13 @@ def _make(connection: Connection, found: list[Watched]) -> None:
                 run(connection, statement)
 
 
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    """Commit in the end, or roll back and raise."""
-    connection.autocommit = False
-    try:
-        yield
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-    finally:
-        connection.autocommit = True
-
-
 def remove(connection: Connection) -> bool:
     """Drop triggers, functions and log; False if there are none."""
     found = [(table, *_names(table.name)) for table in tables(connection)]
     there = exists(connection) or any(table.complete for table, _, _ in found)
     if not there:
         return False
-    with _transaction(connection):
+    with transaction(connection):
         for table, row, truncate in found:
             on = f"ON public.{quoted(table.name)}"
             run(connection, f"DROP TRIGGER IF EXISTS {ROW_TRIGGER} {on}")

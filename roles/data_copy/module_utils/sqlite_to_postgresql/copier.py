@@ -33,7 +33,7 @@ from .pool import Pool, WorkerError
 from .progress import Meter
 from .rows import excerpt
 from .source import Source, quoted
-from .target import Connection, TargetTable, connect, query
+from .target import Connection, TargetTable, connect, query, transaction
 
 _ENGINE = "2"  # part of the plan's digest: a ledger of another engine is not gone on with
 LOCK = 7_020_315_003  # advisory lock: one copy at a time
@@ -246,16 +246,9 @@ class _Copy:
         """Show everything in one transaction."""
         self._meter.tell("show", f"{len(self._plan.tables)} tables")
         highest = {name: self._highest(table) for name, table in self._plan.tables.items() if table.table}
-        self._connection.autocommit = False
-        try:
+        with transaction(self._connection):
             staging.swap(self._connection, self._plan, self._target, highest)
             ledger.finish(self._connection, self._run_id, ledger.result_of(self._tables, self._log, self._plan.notes))
-            self._connection.commit()
-        except BaseException:
-            self._connection.rollback()
-            raise
-        finally:
-            self._connection.autocommit = True
 
     def _highest(self, table: TablePlan) -> int:
         assert table.table is not None

@@ -7,7 +7,8 @@ indexes and constraints are made again, by the same names, on the tables that re
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,6 +145,22 @@ def run(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Non
     """Run a statement."""
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters or None)
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Commit in the end, or roll back and raise; of a session that is lost, the error that tells so is kept."""
+    connection.autocommit = False
+    try:
+        yield
+        connection.commit()
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
+    finally:
+        if not connection.closed:
+            connection.autocommit = True
 
 
 def compress_quickly(connection: Connection) -> None:

@@ -22,7 +22,7 @@ from .pool import Context
 from .reading import Reading, read
 from .rows import row_record
 from .source import quoted
-from .target import WORKER, Connection, codec, compress_quickly, connect, query, reference, run
+from .target import WORKER, Connection, codec, compress_quickly, connect, query, reference, run, transaction
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -122,8 +122,7 @@ def _load(
                 yield converted.data
         yield _TRAILER
 
-    connection.autocommit = False
-    try:
+    with transaction(connection):
         ledger.strike(connection, run_id, table.name)
         run(connection, f"TRUNCATE {reference(table.name)}")
         with connection.cursor() as cursor:
@@ -133,12 +132,6 @@ def _load(
         count.seconds = time.monotonic() - started
         if not reading.log.failing():
             ledger.enter(connection, run_id, Entry(table.name, 0, count))
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-    finally:
-        connection.autocommit = True
     return Outcome(table.name, count, reading.log.groups(), reading.dropped)
 
 
@@ -179,8 +172,7 @@ def full_text(
     rows = tokenized(connection, context.shared, schema, ids)
     data = encoded(table, rows)
     records: list[QuarantineRecord] = []
-    connection.autocommit = False
-    try:
+    with transaction(connection):
         try:
             send(connection, copy_sql(table, ""), data)
         except psycopg2.errors.ProgramLimitExceeded:
@@ -190,12 +182,6 @@ def full_text(
         count = TableCount(len(ids), len(rows), len(records), time.monotonic() - started, len(data))
         if not log.failing():
             ledger.enter(connection, run_id, Entry(table.name, chunk, count))
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-    finally:
-        connection.autocommit = True
     return Outcome(table.name, count, log.groups())
 
 
