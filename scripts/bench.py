@@ -27,20 +27,11 @@ from typing import Any
 import psycopg2
 from engine.pensieve import Pensieve
 from engine.server import OWNER, Server
+from sqlite_to_postgresql.target import PENSIEVE_TABLES
 
 PACKAGES = Path(__file__).resolve().parents[1] / "roles" / "data_copy" / "module_utils"
 TEMPLATE = "pensieve_template"
-RELATIONAL = [
-    "libraries",
-    "plugins",
-    "tags",
-    "library_plugins",
-    "folders",
-    "entities",
-    "entity_tags",
-    "metadata_entries",
-    "entity_plugin_status",
-]
+RELATIONAL = [name for name in PENSIEVE_TABLES if name != "alembic_version"]
 VECTORS, WORDS = "entities_vec_v2", "entities_fts"
 SAMPLE = 1_000  # entities whose full text Pensieve's own loop makes, and vectors that the extension reads
 SAMPLES_PER_SECOND = 5.0  # of memory
@@ -261,7 +252,7 @@ class Bench:
         ends with all metadata missing; so it gets smaller ones.
         """
         with self.database("template0") as dsn:
-            names = ", ".join(f"'{name}'" for name in [*RELATIONAL, "alembic_version"])
+            names = ", ".join(f"'{name}'" for name in PENSIEVE_TABLES)
             script = self.folder / "pgloader.load"
             script.write_text(
                 f"LOAD DATABASE FROM sqlite://{self.relational} INTO {dsn}\n"
