@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 DEFAULT_IMAGE = "autotask-postgres:15-debian"
 OWNER = "autotasktracker"
@@ -41,6 +40,19 @@ def missing_reason() -> str | None:
     if found.returncode:
         return f"no image {image} (TEST_POSTGRES_IMAGE names another one)"
     return None
+
+
+def run(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements, each on its own; rows of the last one, if it gives any."""
+    connection = psycopg2.connect(dsn, connect_timeout=5)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
 
 
 class Server:
@@ -128,15 +140,7 @@ class Server:
 
     def run(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run statements as superuser, each on its own; rows of the last one, if it gives any."""
-        connection = psycopg2.connect(self.dsn(database, "postgres"), connect_timeout=5)
-        try:
-            connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
-                return cursor.fetchall() if cursor.description else []
-        finally:
-            connection.close()
+        return run(self.dsn(database, "postgres"), *statements)
 
     def create_database(self, name: str, template: str = "template0") -> str:
         """A database for Pensieve: owner without special rights, extensions, UTC. Returns its DSN."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ def free_ports(count: int) -> list[int]:
             continue
         return list(range(first, first + count))
     raise RuntimeError("no free ports")
+
+
+@contextmanager
+def own_server(name: str) -> Iterator[dict[str, str]]:
+    """Variables of a server that playbooks will make; it is removed in the end with its data."""
+    yield {"postgres_container_name": name, "postgres_volume_name": name, "postgres_port": str(free_ports(1)[0])}
+    subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
+    subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
 
 
 def person() -> dict[str, str]:

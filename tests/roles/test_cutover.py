@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from sample_installation.installation import Installation
 
-from .conftest import ROOT, free_ports, person
+from .conftest import ROOT, own_server, person
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
@@ -109,14 +109,9 @@ STEPS: dict[str, tuple[str, Cause, str, str, bool]] = {
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[dict[str, str]]:
-    """Names of a server that these tests make; removed afterwards with its data."""
-    yield {
-        "postgres_container_name": NAME,
-        "postgres_volume_name": NAME,
-        "postgres_port": str(free_ports(1)[0]),
-    }
-    subprocess.run(["docker", "rm", "--force", NAME], check=True, capture_output=True)
-    subprocess.run(["docker", "volume", "rm", "--force", NAME], check=True, capture_output=True)
+    """Names of a server that these tests make."""
+    with own_server(NAME) as variables:
+        yield variables
 
 
 def migrate(scene: Scene, variables: dict[str, str], when: str, cause: Cause, short: bool) -> tuple[int, str]:

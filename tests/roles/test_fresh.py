@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sample_installation.installation import Installation
 
-from .conftest import Playbook, free_ports
+from .conftest import Playbook, own_server
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
@@ -23,14 +23,9 @@ NAME = "autotask-postgres-fresh-test"
 
 @pytest.fixture
 def target() -> Iterator[dict[str, str]]:
-    """Names of a server that this test makes; removed afterwards with its data."""
-    yield {
-        "postgres_container_name": NAME,
-        "postgres_volume_name": NAME,
-        "postgres_port": str(free_ports(1)[0]),
-    }
-    subprocess.run(["docker", "rm", "--force", NAME], check=True, capture_output=True)
-    subprocess.run(["docker", "volume", "rm", "--force", NAME], check=True, capture_output=True)
+    """Names of a server that this test makes."""
+    with own_server(NAME) as variables:
+        yield variables
 
 
 def rows(database: Path) -> dict[str, list[tuple[object, ...]]]:

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-from engine.server import Server
+from engine.server import Server, run
 from sample_installation.installation import Installation
 from sqlite_to_postgresql.copier import copy
 from sqlite_to_postgresql.verify import VerifyResult, verify
@@ -142,15 +141,7 @@ class Run:
 
     def sql(self, *statements: str) -> list[tuple[Any, ...]]:
         """Run statements as the applications' role; rows of the last one."""
-        connection = psycopg2.connect(self.dsn)
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
-                return cursor.fetchall() if cursor.description else []
-        finally:
-            connection.close()
+        return run(self.dsn, *statements)
 
     def lite(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read SQLite."""
