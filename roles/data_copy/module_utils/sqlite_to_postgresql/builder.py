@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
@@ -53,7 +54,8 @@ class Builder:
         self._pool, self._source, self._connection, self._dsn = pool, source, connection, dsn
         self._run_id, self._plan, self._policy, self._meter, self._jobs = run_id, plan, policy, meter, jobs
         self._builds: dict[tuple[str, str], Future[None]] = {}
-        self._sessions: set[Connection] = set()
+        self._sessions: list[Connection] = []
+        self._idle: list[Connection] = []
         self._lock = Lock()
         self._memory = staging.index_memory(connection)
         self._sizes = by_size(source, plan)
@@ -64,22 +66,29 @@ class Builder:
 
     def fill(self, done: list[Entry]) -> None:
         """Do what is not done yet (``done`` is what an earlier, unfinished run has loaded)."""
+        try:
+            with ThreadPoolExecutor(max(2, self._jobs)) as threads:
+                self._fill(done, threads)
+        finally:
+            for session in self._sessions:
+                session.close()
+
+    def _fill(self, done: list[Entry], threads: ThreadPoolExecutor) -> None:
         self._weigh(done)
         started = time.monotonic()
-        with ThreadPoolExecutor(max(2, self._jobs)) as threads:
-            try:
-                relations = self._load_tables(done, threads)
-                self.phases["load"] = time.monotonic() - started
-                self._make_full_text(relations, done, threads)
-                started = time.monotonic()
-                self._wait(list(self._builds))
-                self.phases["indexes after full text"] = time.monotonic() - started
-            except BaseException:
-                self._cancel_builds()
-                raise
-        started = time.monotonic()
-        self._make_keys()
-        self.phases["keys"] = time.monotonic() - started
+        try:
+            relations = self._load_tables(done, threads)
+            self.phases["load"] = time.monotonic() - started
+            self._make_full_text(relations, done, threads)
+            started = time.monotonic()
+            self._wait(list(self._builds))
+            self.phases["indexes after full text"] = time.monotonic() - started
+            started = time.monotonic()
+            self._make_keys(threads)
+            self.phases["keys"] = time.monotonic() - started
+        except BaseException:
+            self._cancel_builds()
+            raise
 
     def _weigh(self, done: list[Entry]) -> None:
         """Tell the meter what there is to do."""
@@ -158,24 +167,27 @@ class Builder:
         )
         statement = staging.index_statement(index)
         try:
-            self._run_alone(statement, settings)
+            self._run_beside(statement, settings)
         except psycopg2.errors.DiskFull as error:
             if "shared memory" not in str(error):
                 raise
             # Helpers share the graph by /dev/shm; where that is too small, one process builds it in its own memory.
-            self._run_alone(statement, {**settings, "max_parallel_maintenance_workers": "0"})
+            self._run_beside(statement, {**settings, "max_parallel_maintenance_workers": "0"})
         self._meter.finish(("index", index.name))
 
-    def _run_alone(self, statement: str, settings: dict[str, str]) -> None:
-        connection = connect(self._dsn, WORKER, **settings)
+    def _run_beside(self, statement: str, settings: Mapping[str, str]) -> None:
+        """Run a statement in a session that the next may have then: a login costs as much as a small index."""
         with self._lock:
-            self._sessions.add(connection)
-        try:
-            run(connection, statement)
-        finally:
+            session = self._idle.pop() if self._idle else None
+        if session is None:
+            session = connect(self._dsn, WORKER)
             with self._lock:
-                self._sessions.discard(connection)
-            connection.close()
+                self._sessions.append(session)
+        for name, value in settings.items():
+            run(session, "SELECT set_config(%s, %s, false)", (name, value))
+        run(session, statement)
+        with self._lock:
+            self._idle.append(session)
 
     def _cancel_builds(self) -> None:
         """Stop builds that run, so that nobody waits minutes for an index that nobody will use."""
@@ -268,18 +280,16 @@ class Builder:
         found = next(i for i in self._plan.tables[table].target.indexes if i.name == index)
         return column is not None and found.columns[:1] == (column,)
 
-    def _make_keys(self) -> None:
+    def _make_keys(self, threads: ThreadPoolExecutor) -> None:
         """Make primary and unique keys of the indexes, gather statistics, then check and make the foreign keys."""
         self._meter.tell("keys")
-        for table in self._plan.tables.values():
-            for statement in staging.key_statements(self._connection, table, "pu"):
-                run(self._connection, statement)
-        for table in self._plan.tables.values():
-            run(self._connection, f"ANALYZE {reference(table.name)}")
-        for table in self._plan.tables.values():
-            for statement in staging.key_statements(self._connection, table, "f"):
-                run(self._connection, statement)
-                self._meter.tell("keys")
+        for statement in staging.key_statements(self._connection, self._plan, "pu"):
+            run(self._connection, statement)
+        analyses = [f"ANALYZE {reference(name)}" for name in self._plan.tables]
+        list(threads.map(lambda statement: self._run_beside(statement, {}), analyses))
+        for statement in staging.key_statements(self._connection, self._plan, "f"):
+            run(self._connection, statement)
+            self._meter.tell("keys")
 
 
 def _dimensions(table: TablePlan) -> int:

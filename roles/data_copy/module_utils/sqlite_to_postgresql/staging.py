@@ -18,7 +18,6 @@ from .target import (
     TargetIndex,
     TargetTable,
     query,
-    read_tables,
     reference,
     run,
 )
@@ -207,28 +206,37 @@ def builds_under_way(connection: Connection) -> list[tuple[str, float]]:
 
 def missing_indexes(connection: Connection, table: TablePlan) -> list[TargetIndex]:
     """Give the indexes that a staging table does not have yet."""
-    staged = read_tables(connection, STAGING).get(table.name)
-    there = {index.name for index in staged.indexes} if staged else set()
+    staged = query(
+        connection,
+        "SELECT i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = %s::regclass",
+        (reference(table.name),),
+    )
+    there = {name for (name,) in staged}
     return [index for index in table.target.indexes if index.name not in there]
 
 
-def key_statements(connection: Connection, table: TablePlan, kinds: str) -> list[str]:
-    """Give the statements for constraints of some kinds (p, u, f) that a staging table does not have yet."""
-    staged = read_tables(connection, STAGING).get(table.name)
-    there = {constraint.name for constraint in staged.constraints} if staged else set()
+def key_statements(connection: Connection, plan: Plan, kinds: str) -> list[str]:
+    """Give the statements for constraints of some kinds (p, u, f) that the staging tables do not have yet."""
+    staged = query(
+        connection,
+        "SELECT t.relname, k.conname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid"
+        " WHERE t.relnamespace = %s::regnamespace",
+        (STAGING,),
+    )
     statements = []
-    for constraint in table.target.constraints:
-        if constraint.name in there or constraint.kind not in kinds:
-            continue
-        head = f"ALTER TABLE {reference(table.name)} ADD CONSTRAINT {quoted(constraint.name)}"
-        if constraint.kind == "f":
-            statements.append(f"{head} {constraint.definition}")
-        else:
-            word = "PRIMARY KEY" if constraint.kind == "p" else "UNIQUE"
-            trailer = re.search(r"( NOT)? DEFERRABLE.*", constraint.definition)
-            statements.append(
-                f"{head} {word} USING INDEX {quoted(constraint.name)}{trailer.group() if trailer else ''}"
-            )
+    for table in plan.tables.values():
+        for constraint in table.target.constraints:
+            if (table.name, constraint.name) in staged or constraint.kind not in kinds:
+                continue
+            head = f"ALTER TABLE {reference(table.name)} ADD CONSTRAINT {quoted(constraint.name)}"
+            if constraint.kind == "f":
+                statements.append(f"{head} {constraint.definition}")
+            else:
+                word = "PRIMARY KEY" if constraint.kind == "p" else "UNIQUE"
+                trailer = re.search(r"( NOT)? DEFERRABLE.*", constraint.definition)
+                statements.append(
+                    f"{head} {word} USING INDEX {quoted(constraint.name)}{trailer.group() if trailer else ''}"
+                )
     return statements
 
 
