@@ -26,12 +26,16 @@ class Refused(Exception):
 
 
 class Module:
-    """What tests need of an Ansible module: parameters, and that it fails."""
+    """What tests need of an Ansible module: parameters, warnings, and that it fails."""
 
     check_mode = False
 
     def __init__(self, **params: Any) -> None:
         self.params = params
+        self.warnings: list[str] = []
+
+    def warn(self, warning: str) -> None:
+        self.warnings.append(warning)
 
     def fail_json(self, msg: str) -> None:
         raise Refused(msg)
