@@ -258,6 +258,30 @@ def test_volume_gone(before: tuple[bytes, int], site: Site) -> None:
     site.play("rollback.yml", 0)
 
 
+def test_a_damaged_manifest(before: tuple[bytes, int], site: Site) -> None:
+    site.write(16)
+    file = site.state / "manifest.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:200])
+    (site.state / "environment.json").write_bytes(b"")
+    said = site.play("status.yml", 0)
+    assert "Migration: damaged, so nothing is known of it." in said, said
+    assert f"Problem: {file} is damaged" in said, said
+    for name in ("migrate.yml", "rollback.yml", "verify.yml", "carry-back.yml"):
+        said = site.play(name, 2)
+        assert re.search(rf"Found: {file} is damaged: .*? Expected: .*? Untouched: everything; nothing was", said), said
+        assert "changed=0" in said
+    told = re.search(r"Next: (cp \S+ \S+) \(its copy\), then run the playbook again\.", said)
+    assert told, said
+    subprocess.run(told.group(1).split(), check=True)
+    assert file.read_bytes() == whole
+    said = site.play("rollback.yml", 0)
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert re.search(r"WARNING\]: \S+/environment.json, with the variables that services had, is damaged", said), said
+    assert settings_of(site) == before
+    site.require_equal()
+
+
 @pytest.fixture
 def upgradable(tmp_path: Path, playbook: Playbook) -> Iterator[Site]:
     """A sample on PostgreSQL with an environment of its own, in which Pensieve may be upgraded."""
