@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -280,6 +281,35 @@ def test_a_damaged_manifest(before: tuple[bytes, int], site: Site) -> None:
     assert re.search(r"WARNING\]: \S+/environment.json, with the variables that services had, is damaged", said), said
     assert settings_of(site) == before
     site.require_equal()
+
+
+def test_state_directory_gone(before: tuple[bytes, int], site: Site) -> None:
+    site.write(17)
+    shutil.rmtree(site.state)
+    assert "Migration: on PostgreSQL, with no manifest that says from where" in site.play("status.yml", 0)
+    for name, found in (
+        ("migrate.yml", ".*? already on PostgreSQL, with no manifest .*? rollback.yml, which tells the way back"),
+        ("rollback.yml", "no manifest in .*?; Pensieve on PostgreSQL.* If that directory is lost"),
+        ("carry-back.yml", "phase none in .*?, Pensieve on PostgreSQL"),
+    ):
+        said = site.play(name, 2)
+        assert re.search(f"Found: {found}", said), said
+        assert "changed=0" in said
+    # As the rollback has said, but another database than the one that was moved.
+    other = site.database.with_name("other.db")
+    shutil.copy(site.database, other)
+    site.config.write_text(site.config.read_text().replace(site.dsn, str(other)))
+    assert f"Next: set it in {site.config}, do not restart Pensieve" in site.play("carry-back.yml", 2)
+    site.config.write_bytes(before[0])
+    said = site.play("carry-back.yml", 0)
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert re.search(r"Compared on both sides: [1-9]\d* cells, all equal", said), said
+    assert site.send("GET", "/libraries")
+    site.require_equal()
+    assert "Nothing to carry back" in site.play("carry-back.yml", 0)
+    assert "Nothing to roll back" in site.play("rollback.yml", 0)
+    site.play("migrate.yml", 0)
+    site.play("rollback.yml", 0)
 
 
 @pytest.fixture
