@@ -312,6 +312,34 @@ def test_state_directory_gone(before: tuple[bytes, int], site: Site) -> None:
     site.play("rollback.yml", 0)
 
 
+@pytest.mark.parametrize("damage", ["no YAML", "no setting of Pensieve", "gone"])
+def test_settings_that_cannot_be_read(before: tuple[bytes, int], site: Site, damage: str) -> None:
+    site.add(damage)
+    if damage == "gone":
+        site.config.unlink()
+        said = site.play("rollback.yml", 0)
+    else:
+        broken = (
+            site.config.read_bytes()
+            + {"no YAML": b"\nfacets: [\n", "no setting of Pensieve": b"\nserver_port: [1]\n"}[damage]
+        )
+        site.config.write_bytes(broken)
+        assert f"Problem: {site.config}: " in site.play("status.yml", 0)
+        said = site.play("rollback.yml", 2)
+        assert re.search(
+            rf"Found: {site.config}: .*? Expected: .*? Untouched: everything; nothing was changed", said
+        ), said
+        assert "Next: mend " in said, said
+        assert "rollback.yml -e rollback_overwrite_config=true, which restores the one of before" in said, said
+        assert "Next: mend " in site.play("migrate.yml", 2)
+        assert site.config.read_bytes() == broken
+        said = site.play("rollback.yml", 0, rollback_overwrite_config="true")
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert settings_of(site) == before
+    site.require_equal()
+    assert site.manifest()["left_behind"] == 0
+
+
 @pytest.fixture
 def upgradable(tmp_path: Path, playbook: Playbook) -> Iterator[Site]:
     """A sample on PostgreSQL with an environment of its own, in which Pensieve may be upgraded."""
