@@ -62,6 +62,27 @@ def own_server(name: str) -> Iterator[dict[str, str]]:
     subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
 
 
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own, that can be full."""
+    folder.mkdir()
+    root = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    options = f"size={megabytes}m,mode=700,uid={os.geteuid()},gid={os.getegid()}"
+    subprocess.run([*root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*root, "umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, left: int) -> Path:
+    """Leave so many bytes on a disk; give the file that takes the rest."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - left)
+    return filler
+
+
 def person() -> dict[str, str]:
     """The environment of a person: without the password file that the servers of other tests leave in this process."""
     kept = {name: value for name, value in os.environ.items() if name != "PGPASSFILE"}

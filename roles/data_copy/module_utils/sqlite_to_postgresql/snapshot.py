@@ -295,6 +295,9 @@ class _Holder:
         try:
             connection.backup(copy, pages=_PAGES_PER_STEP, progress=step)
             copy.execute("PRAGMA journal_mode = DELETE")
+        except BaseException:
+            part.unlink()  # or a disk that it has filled stays full, and nobody is told why
+            raise
         finally:
             copy.close()
             os.close(written)  # not before: it drops the locks that this process has on the file
