@@ -327,6 +327,25 @@ def test_a_holder_is_found_again_and_a_dead_one_replaced(prepared: Prepared) -> 
     assert not replaced.held, "the process is gone"
 
 
+@pytest.mark.parametrize("damaged", [b"", b'{"source": "/home/ada/', b"[]", b'{"state": "held"}', b"\xff"])
+def test_a_snapshot_whose_file_is_damaged_is_replaced(prepared: Prepared, damaged: bytes) -> None:
+    for folder in (prepared.folder, snapshot.later(prepared.folder)):
+        folder.mkdir(exist_ok=True)
+        (folder / "snapshot.json").write_bytes(damaged)
+    told = snapshot.read(prepared.folder)
+    assert told is not None
+    assert not told.held
+    assert "snapshot.json is damaged" in told.reason
+    new, replaced = snapshot.hold(prepared.source, prepared.source.with_name("other.db"), prepared.folder, LIMIT, 600)
+    assert new
+    assert replaced.held
+    assert not snapshot.later(prepared.folder).exists()
+    deadline = time.monotonic() + 20
+    while prepared.held.held:
+        assert time.monotonic() < deadline, "the first one's process ends, since its folder is gone"
+        time.sleep(0.05)
+
+
 def test_a_finding_stops_the_difference_and_the_target_stays(prepared: Prepared, tokenizer: Tokenizer) -> None:
     with sqlite3.connect(prepared.source) as connection:
         connection.execute("UPDATE metadata_entries SET data_type = 'strange' WHERE id = 3")

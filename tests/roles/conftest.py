@@ -26,12 +26,16 @@ class Refused(Exception):
 
 
 class Module:
-    """What tests need of an Ansible module: parameters, and that it fails."""
+    """What tests need of an Ansible module: parameters, warnings, and that it fails."""
 
     check_mode = False
 
     def __init__(self, **params: Any) -> None:
         self.params = params
+        self.warnings: list[str] = []
+
+    def warn(self, warning: str) -> None:
+        self.warnings.append(warning)
 
     def fail_json(self, msg: str) -> None:
         raise Refused(msg)
@@ -56,6 +60,27 @@ def own_server(name: str) -> Iterator[dict[str, str]]:
     yield {"postgres_container_name": name, "postgres_volume_name": name, "postgres_port": str(free_ports(1)[0])}
     subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
     subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own, that can be full."""
+    folder.mkdir()
+    root = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    options = f"size={megabytes}m,mode=700,uid={os.geteuid()},gid={os.getegid()}"
+    subprocess.run([*root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*root, "umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, left: int) -> Path:
+    """Leave so many bytes on a disk; give the file that takes the rest."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - left)
+    return filler
 
 
 def person() -> dict[str, str]:

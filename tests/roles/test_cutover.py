@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from sample_installation.installation import Installation
 
-from .conftest import ROOT, own_server, person
+from .conftest import ROOT, Playbook, fill, own_server, person, small_disk
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
@@ -194,3 +194,69 @@ def test_a_failure_before_the_stop_stops_nothing(
     assert "Pensieve was not stopped, and runs on SQLite as before" in said, said
     assert sample._processes("memos.commands") == serving
     assert not (sample.settings.home / ".local/state/pensieve-postgres/snapshot").exists()
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[dict[str, Path]]:
+    """Where the state directory, and where the server's volume is."""
+    with small_disk(tmp_path / "state", 400) as state, small_disk(tmp_path / "server", 400) as server:
+        yield {"state": state, "server": server}
+
+
+@pytest.fixture
+def small_target(sample: Installation, disks: dict[str, Path]) -> Iterator[dict[str, str]]:
+    """Names of a server whose volume is a disk that can be full."""
+    label = f"pensieve-postgres.home={sample.settings.home}"
+    place = ["--opt=type=none", "--opt=o=bind", f"--opt=device={disks['server']}"]
+    with own_server(f"{NAME}-small") as variables:
+        name = variables["postgres_volume_name"]
+        subprocess.run(
+            ["docker", "volume", "create", f"--label={label}", *place, name], check=True, capture_output=True
+        )
+        yield variables
+
+
+BEGIN = "backup : begin | Make its directory"
+FULL = {
+    # disk: when nearly all of it is taken, how much is left, the step that must be named, what must be said of it
+    "state": (BEGIN, 8 << 20, "snapshot | Hold this moment", "no snapshot of .* disk is full"),
+    "server": (HELD, 0, "copy | Copy every row", "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("disk", FULL)
+def test_a_full_disk_is_told_and_the_next_run_goes_on(
+    disk: str,
+    sample: Installation,
+    playbook: Playbook,
+    pensieve_venv: Path,
+    disks: dict[str, Path],
+    small_target: dict[str, str],
+) -> None:
+    when, left, named, reason = FULL[disk]
+    scene = Scene(sample, sample.base / "database.db")
+    variables = {
+        "pensieve_user_home": str(sample.settings.home),
+        "pensieve_venv": str(pensieve_venv),
+        "pensieve_state_dir": str(disks["state"]),
+        "data_copy_venv": str(sample.settings.home / ".local/state/pensieve-postgres/runtime"),
+        "preflight_reserve_bytes": "0",
+        "report_directory": "",
+        **small_target,
+    }
+    serving = sample._processes("memos.commands")
+    status, said = migrate(scene, variables, when, lambda _: scene.undo.append(fill(disks[disk], left).unlink), False)
+    assert status == 2, said
+    found = re.search('Found: the step "([^"]*)" failed: (.*?) Expected: the database copied and compared', said)
+    assert found, said[-4000:]
+    assert named in found.group(1)
+    assert re.search(reason, found.group(2)), found.group(2)
+    assert "Pensieve was not stopped, and runs on SQLite as before" in said, said
+    assert sample._processes("memos.commands") == serving
+    assert not list(disks["state"].rglob("*.part")), "what was not copied wholly takes no room"
+    for undo in scene.undo:
+        undo()
+    done = playbook("migrate.yml", **variables)
+    assert done.returncode == 0, done.stdout[-4000:]
+    done = playbook("rollback.yml", **variables)
+    assert done.returncode == 0, done.stdout[-4000:]

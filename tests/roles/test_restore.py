@@ -7,7 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlite_restore import damage, restore
+from sqlite_restore import damage, missing_bytes, restore
+
+from .conftest import small_disk
 
 
 @pytest.fixture
@@ -56,6 +58,20 @@ def test_restoring_keeps_the_damaged_files_aside(database: Path, tmp_path: Path)
     assert Path(aside).read_bytes() == b"damaged"
     assert Path(f"{aside}-wal").read_bytes() == b"log"
     assert not Path(f"{database}-wal").exists()
+
+
+def test_without_room_everything_stays(database: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backup.db"
+    backup.write_bytes(bytes(2 << 20))
+    with small_disk(tmp_path / "small", 1) as small:
+        damaged = small / "database.db"
+        damaged.write_bytes(b"damaged")
+        assert 1 << 20 < missing_bytes(damaged, backup) < 2 << 20
+        with pytest.raises(OSError, match="No space left"):
+            restore(damaged, backup, "20250701T000000Z")
+        assert [file.name for file in small.iterdir()] == ["database.db"]
+        assert damaged.read_bytes() == b"damaged"
+        assert missing_bytes(damaged, database) < 0
 
 
 def test_a_link_to_the_database_stays(database: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -256,6 +257,87 @@ def test_volume_gone(before: tuple[bytes, int], site: Site) -> None:
     refused = site.play("carry-back.yml", 2)
     assert "ansible-playbook rollback.yml carries back by itself" in refused
     site.play("rollback.yml", 0)
+
+
+def test_a_damaged_manifest(before: tuple[bytes, int], site: Site) -> None:
+    site.write(16)
+    file = site.state / "manifest.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:200])
+    (site.state / "environment.json").write_bytes(b"")
+    said = site.play("status.yml", 0)
+    assert "Migration: damaged, so nothing is known of it." in said, said
+    assert f"Problem: {file} is damaged" in said, said
+    for name in ("migrate.yml", "rollback.yml", "verify.yml", "carry-back.yml"):
+        said = site.play(name, 2)
+        assert re.search(rf"Found: {file} is damaged: .*? Expected: .*? Untouched: everything; nothing was", said), said
+        assert "changed=0" in said
+    told = re.search(r"Next: (cp \S+ \S+) \(its copy\), then run the playbook again\.", said)
+    assert told, said
+    subprocess.run(told.group(1).split(), check=True)
+    assert file.read_bytes() == whole
+    said = site.play("rollback.yml", 0)
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert re.search(r"WARNING\]: \S+/environment.json, with the variables that services had, is damaged", said), said
+    assert settings_of(site) == before
+    site.require_equal()
+
+
+def test_state_directory_gone(before: tuple[bytes, int], site: Site) -> None:
+    site.write(17)
+    shutil.rmtree(site.state)
+    assert "Migration: on PostgreSQL, with no manifest that says from where" in site.play("status.yml", 0)
+    for name, found in (
+        ("migrate.yml", ".*? already on PostgreSQL, with no manifest .*? rollback.yml, which tells the way back"),
+        ("rollback.yml", "no manifest in .*?; Pensieve on PostgreSQL.* If that directory is lost"),
+        ("carry-back.yml", "phase none in .*?, Pensieve on PostgreSQL"),
+    ):
+        said = site.play(name, 2)
+        assert re.search(f"Found: {found}", said), said
+        assert "changed=0" in said
+    # As the rollback has said, but another database than the one that was moved.
+    other = site.database.with_name("other.db")
+    shutil.copy(site.database, other)
+    site.config.write_text(site.config.read_text().replace(site.dsn, str(other)))
+    assert f"Next: set it in {site.config}, do not restart Pensieve" in site.play("carry-back.yml", 2)
+    site.config.write_bytes(before[0])
+    said = site.play("carry-back.yml", 0)
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert re.search(r"Compared on both sides: [1-9]\d* cells, all equal", said), said
+    assert site.send("GET", "/libraries")
+    site.require_equal()
+    assert "Nothing to carry back" in site.play("carry-back.yml", 0)
+    assert "Nothing to roll back" in site.play("rollback.yml", 0)
+    site.play("migrate.yml", 0)
+    site.play("rollback.yml", 0)
+
+
+@pytest.mark.parametrize("damage", ["no YAML", "no setting of Pensieve", "gone"])
+def test_settings_that_cannot_be_read(before: tuple[bytes, int], site: Site, damage: str) -> None:
+    site.add(damage)
+    if damage == "gone":
+        site.config.unlink()
+        said = site.play("rollback.yml", 0)
+    else:
+        broken = (
+            site.config.read_bytes()
+            + {"no YAML": b"\nfacets: [\n", "no setting of Pensieve": b"\nserver_port: [1]\n"}[damage]
+        )
+        site.config.write_bytes(broken)
+        assert f"Problem: {site.config}: " in site.play("status.yml", 0)
+        said = site.play("rollback.yml", 2)
+        assert re.search(
+            rf"Found: {site.config}: .*? Expected: .*? Untouched: everything; nothing was changed", said
+        ), said
+        assert "Next: mend " in said, said
+        assert "rollback.yml -e rollback_overwrite_config=true, which restores the one of before" in said, said
+        assert "Next: mend " in site.play("migrate.yml", 2)
+        assert site.config.read_bytes() == broken
+        said = site.play("rollback.yml", 0, rollback_overwrite_config="true")
+    assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+    assert settings_of(site) == before
+    site.require_equal()
+    assert site.manifest()["left_behind"] == 0
 
 
 @pytest.fixture

@@ -80,6 +80,57 @@ def test_a_service_starts_with_the_variables_that_it_had(started: Installation, 
     assert after.environment["MEMOS_RECORD_INTERVAL"] == "9"
 
 
+KEPT = b'{"serve": {"HF_ENDPOINT": "https://models.example.org"}, "watch": {"LANG": "C.UTF-8"}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        KEPT[:50],
+        KEPT + b"}",
+        KEPT.replace(b"models", b"\xff"),
+        b"[]",
+        b"null",
+        b'{"serve": ["HF_ENDPOINT"]}',
+        b'{"serve": {"HF_ENDPOINT": 1}}',
+    ],
+)
+def test_damaged_variables_are_put_aside(sample: Installation, tmp_path: Path, content: bytes) -> None:
+    kept = tmp_path / "environment.json"
+    kept.write_bytes(KEPT)
+    here = service(sample, kept)
+    assert here.environment("serve")["HF_ENDPOINT"] == "https://models.example.org"
+    kept.write_bytes(content)
+    assert here.environment("serve") == {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")},
+        "HOME": str(sample.settings.home),
+    }
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("environment.json.damaged-")
+    assert aside.read_bytes() == content
+    here.environment("watch")
+    (told,) = here.module.warnings
+    assert str(kept) in told
+    assert str(aside) in told
+    assert "models" not in told, "it may hold secrets"
+
+
+def test_pensieve_stops_and_starts_beside_damaged_files(started: Installation, tmp_path: Path) -> None:
+    kept = tmp_path / "environment.json"
+    kept.write_bytes(KEPT[:50])
+    here = service(started, kept)
+    here.reader = tmp_path / "snapshot.json"
+    here.reader.touch()
+    here.stop()
+    assert find(started.settings.home) == []
+    assert json.loads(kept.read_text())["serve"]["HF_ENDPOINT"] == "https://models.example.org"
+    kept.write_bytes(b"")
+    here.start(["serve"])
+    assert "HF_ENDPOINT" not in server(started).environment
+    assert len(here.module.warnings) == 2
+
+
 def test_who_started_it_meanwhile_is_named(started: Installation, tmp_path: Path) -> None:
     service(started, tmp_path / "environment.json").stop()
     started.start()

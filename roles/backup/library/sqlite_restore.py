@@ -124,6 +124,11 @@ def check(path: Path, sender: Connection) -> None:
         sender.send([] if sqlite_integrity.held(error) else [str(error)])
 
 
+def missing_bytes(path: Path, backup: Path) -> int:
+    """How much room lacks beside a database for a copy of its backup; none where this is not positive."""
+    return backup.stat().st_size - shutil.disk_usage(path.resolve().parent).free
+
+
 def restore(path: Path, backup: Path, stamp: str) -> str:
     """Move what is there aside, and put a copy of the backup in its place; give where the old one is. A link stays."""
     path = path.resolve()
@@ -131,13 +136,17 @@ def restore(path: Path, backup: Path, stamp: str) -> str:
     mode = path.stat().st_mode & 0o7777 if path.exists() else 0o600
     part = path.with_name(f".{path.name}.restored")
     part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    shutil.copyfile(backup, part)
-    part.chmod(mode)
-    if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(part, owner.st_uid, owner.st_gid)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        shutil.copyfile(backup, part)
+        part.chmod(mode)
+        if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(part, owner.st_uid, owner.st_gid)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     aside = ""
     for suffix in SIDE_FILES:
         old = Path(f"{path}{suffix}")
@@ -179,6 +188,13 @@ def main() -> None:
             f"Expected: an intact database or an intact backup (SHA-256 {params['sha256'] or 'unknown'}). "
             f"Untouched: everything. Next: put a SQLite database of Pensieve at {path} (sqlite3 {path} .recover may "
             "help), then run the playbook again."
+        )
+    # In check mode, too: a rollback asks before it stops anything.
+    if (lacking := missing_bytes(path, backup)) > 0:
+        module.fail_json(
+            msg=f"Found: {wrong}; and for the copy of its backup {lacking} bytes lack beside it. "
+            f"Expected: room for {backup}, since the damaged file is kept. "
+            f"Untouched: everything. Next: free some space on the disk of {path}, then run the playbook again."
         )
     aside = "" if module.check_mode else restore(path, backup, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
     module.exit_json(changed=True, damage=wrong, aside=aside)

@@ -381,6 +381,9 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
             {"name": unit.name, "scope": unit.scope, "services": kept} for unit, kept in units(processes).items()
         ],
     }
+    venv = Path(wanted_venv) if wanted_venv else find_venv(home, processes)
+    if venv is not None:
+        facts["venv"] = str(venv)
     if not config.is_file():
         return facts, [
             problem(
@@ -390,7 +393,6 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
                 "say whose it is: -e pensieve_user_home=/home/NAME",
             )
         ]
-    venv = Path(wanted_venv) if wanted_venv else find_venv(home, processes)
     if venv is None or not (venv / "bin" / "python").exists():
         return facts, [
             problem(
@@ -401,7 +403,7 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
             )
         ]
     probe = run_probe(venv / "bin" / "python", home, config)
-    facts.update(probe, venv=str(venv))
+    facts.update(probe)
     problems = judge(probe, venv, config)
     problems += judge_user(home, processes) + judge_environments(home, processes)
     if "endpoint" in facts:

@@ -51,7 +51,9 @@ options:
     elements: dict
     default: []
   environment:
-    description: JSON file that keeps the variables of each service from the stop to the start, with mode 0600.
+    description:
+      - JSON file that keeps the variables of each service from the stop to the start, with mode 0600.
+      - A damaged one is put aside, with a warning; services start with the variables of this process then.
     type: path
   alone:
     description: With O(state=started), fail when a service runs already.
@@ -163,12 +165,23 @@ def named_reader(file: Path | None) -> set[int]:
     """The process that a file names, if it is still the same: pid, and start in clock ticks since the machine's."""
     if file is None or not file.is_file():
         return set()
-    named = json.loads(file.read_text(encoding="utf-8"))
-    stat = Path(f"/proc/{named['pid']}/stat")
-    if not stat.exists():
+    try:
+        named = json.loads(file.read_text(encoding="utf-8"))
+        stat = Path(f"/proc/{named['pid']}/stat")
+        fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return {int(named["pid"])} if int(fields[19]) == named["started"] else set()
+    except (OSError, ValueError, LookupError, TypeError):  # A process that is gone, or a file that names none.
         return set()
-    fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    return {int(named["pid"])} if int(fields[19]) == named["started"] else set()
+
+
+def variables_in(content: bytes) -> dict[str, dict[str, str]]:
+    """Variables of each service. Raises ValueError when that is not what stands there."""
+    kept = json.loads(content)
+    if not isinstance(kept, dict) or not all(isinstance(variables, dict) for variables in kept.values()):
+        raise ValueError("not a mapping of variables for each service")
+    if not all(isinstance(value, str) for variables in kept.values() for value in variables.values()):
+        raise ValueError("a variable that is no text")
+    return kept
 
 
 class Installation:
@@ -198,11 +211,28 @@ class Installation:
         return not {process.pid for process in find(self.home)} & set(pids)
 
     def kept(self) -> dict[str, dict[str, str]]:
-        """Variables of each service as it was stopped last."""
+        """Variables of each service as it was stopped last; none where the file is damaged, which is put aside then."""
         if self.environments is None or not self.environments.is_file():
             return {}
-        kept: dict[str, dict[str, str]] = json.loads(self.environments.read_text(encoding="utf-8"))
-        return kept
+        try:
+            return variables_in(self.environments.read_bytes())
+        except (OSError, ValueError) as error:
+            self.module.warn(
+                f"{self.environments}, with the variables that services had, is damaged ({error}). {self.put_aside()}; "
+                "what does not run now starts with the variables of this process."
+            )
+            return {}
+
+    def put_aside(self) -> str:
+        """Keep the damaged file under another name; say where it is."""
+        assert self.environments is not None
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        aside = self.environments.with_name(f"{self.environments.name}.damaged-{stamp}")
+        try:
+            self.environments.rename(aside)
+        except OSError as error:
+            return f"It stays there, since it cannot be renamed ({error})"
+        return f"It is kept as {aside}"
 
     def keep_environments(self) -> None:
         """Remember the variables of the services that run; those of the others stay as they were kept."""

@@ -69,9 +69,17 @@ class Snapshot:
 
 
 def read(folder: Path) -> Snapshot | None:
-    """Read what the holder has written into its folder; None if there is nothing."""
+    """Read what the holder has written into its folder; None if there is nothing.
+
+    A damaged file, as a power cut may leave it, tells of a snapshot that has failed.
+    """
     file = folder / "snapshot.json"
-    return Snapshot(**json.loads(file.read_text())) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        return Snapshot(**json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        return Snapshot("", "", state="failed", reason=f"{file} is damaged ({error})")
 
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
@@ -165,7 +173,8 @@ def end(folder: Path) -> bool:
     following = read(later(folder))
     if following is not None:
         _end(later(folder))
-        later(Path(following.database)).unlink(missing_ok=True)
+        if following.database:  # A damaged file does not say where the copy is.
+            later(Path(following.database)).unlink(missing_ok=True)
     return _end(folder) or following is not None
 
 
@@ -286,6 +295,9 @@ class _Holder:
         try:
             connection.backup(copy, pages=_PAGES_PER_STEP, progress=step)
             copy.execute("PRAGMA journal_mode = DELETE")
+        except BaseException:
+            part.unlink()  # or a disk that it has filled stays full, and nobody is told why
+            raise
         finally:
             copy.close()
             os.close(written)  # not before: it drops the locks that this process has on the file

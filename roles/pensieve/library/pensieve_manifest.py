@@ -1,0 +1,144 @@
+#!/usr/bin/python
+"""Ansible module: read and write the manifest of a migration."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pensieve_manifest
+short_description: Read and write the manifest of a migration
+description:
+  - The manifest says how far a migration came, which settings to restore, and where the backup is. Without O(content)
+    it is read; a damaged one is told in RV(problems), with the command that helps.
+  - It is written as a whole or not at all, and a second time into the backup that it names. Both are on the disk when
+    the module returns.
+options:
+  state_dir:
+    description: Directory of C(manifest.json), and of the C(backups).
+    type: path
+    required: true
+  content:
+    description: What to write.
+    type: dict
+attributes:
+  check_mode:
+    support: full
+    description: Says what it would do.
+  diff_mode:
+    support: none
+    description: There is nothing in it that a person has to compare.
+author:
+  - Pensieve migration maintainers (@pensieve-migration)
+"""
+
+EXAMPLES = r"""
+- name: Read it
+  pensieve_manifest:
+    state_dir: /home/ada/.local/state/pensieve-postgres
+  register: found
+"""
+
+RETURN = r"""
+manifest:
+  description: Its content. C(phase) is V(none) where there is none, and V(damaged) where it cannot be used.
+  returned: always
+  type: dict
+  sample: {"phase": "complete", "stamp": "20251125T110555Z"}
+problems:
+  description: What is wrong with it, as M(pensieve_facts) returns problems.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import json
+import os
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.whole_file import write
+
+NAME = "manifest.json"
+
+TYPES = {
+    **dict.fromkeys(("phase", "stamp", "uri", "setting"), str),
+    **dict.fromkeys(("source", "backup"), dict),
+    **dict.fromkeys(("files", "services"), list),
+}
+"""What every manifest has."""
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A manifest. Raises OSError or ValueError when it cannot be used."""
+    content = json.loads(file.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("not a mapping")
+    if missing := [name for name, kind in TYPES.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"without {', '.join(missing)}")
+    return content
+
+
+def copy_of(file: Path) -> Path | None:
+    """Its copy in the latest backup that has one, if that can be used."""
+    latest = max((file.parent / "backups").glob(f"*/{NAME}"), default=None)
+    if latest is None:
+        return None
+    try:
+        read(latest)
+    except (OSError, ValueError):
+        return None
+    return latest
+
+
+def problem(file: Path, error: Exception) -> dict[str, Any]:
+    """What is wrong with a damaged one, and what helps."""
+    copy, place = copy_of(file), quote(str(file))
+    return {
+        "code": "manifest_damaged",
+        "found": f"{file} is damaged: {error}",
+        "expected": "the manifest that migrate.yml wrote; it says how far it came, and which settings to restore",
+        "next": f"cp {quote(str(copy))} {place} (its copy), then run the playbook again"
+        if copy
+        else f"mv {place} {place}.damaged (it has no copy in {file.parent}/backups), then run the playbook again; "
+        "docs/rollback.md tells what is lost with it",
+        "curable": False,
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={"state_dir": {"type": "path", "required": True}, "content": {"type": "dict"}},
+        supports_check_mode=True,
+    )
+    file = Path(module.params["state_dir"]) / NAME
+    content = module.params["content"]
+    if content is None:
+        try:
+            module.exit_json(changed=False, manifest=read(file), problems=[])
+        except FileNotFoundError:
+            module.exit_json(changed=False, manifest={"phase": "none"}, problems=[])
+        except (OSError, ValueError) as error:
+            module.exit_json(changed=False, manifest={"phase": "damaged"}, problems=[problem(file, error)])
+    text = (json.dumps(content, indent=4, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    # The copy first: what is interrupted in between has the other as it was.
+    places = [file.parent / "backups" / content["stamp"] / NAME, file]
+    changed = [place for place in places if not place.is_file() or place.read_bytes() != text]
+    if not module.check_mode:
+        try:
+            for place in changed:
+                for folder in (place.parent.parent, place.parent):
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write(place, text, 0o600, os.geteuid(), os.getegid())
+        except OSError as error:
+            module.fail_json(
+                msg=f"Found: {file} cannot be written: {error}. Expected: room and the right to write there. "
+                "Untouched: the manifest of before. Next: mend that, then run the playbook again."
+            )
+    module.exit_json(changed=bool(changed), manifest=content, problems=[])
+
+
+if __name__ == "__main__":
+    main()
