@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -52,3 +54,31 @@ def test_a_link_to_a_database_is_the_database(tmp_path: Path) -> None:
         assert wal.wal_of(link).stat().st_size > 0
         assert wal.Mark.read(link).frames > 0
         assert source.fingerprint(link) == source.fingerprint(database) != before
+
+
+def test_a_log_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:
+    """Whoever closes the last connection removes the log: a dashboard, at any moment."""
+    database = tmp_path / "database.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("CREATE TABLE tags (name TEXT)")
+    looks = 20_000
+    done = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        opened = pool.submit(_come_and_go, database, done)
+        try:
+            found = {source.fingerprint(database) for _ in range(looks)}
+        finally:
+            done.set()
+        assert opened.result() > 10
+    assert len(found) == 1
+
+
+def _come_and_go(database: Path, done: threading.Event) -> int:
+    """Open the database, read and close it again and again; give how often."""
+    times = 0
+    while not done.is_set():
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("SELECT count(*) FROM tags").fetchone()
+        times += 1
+    return times

@@ -81,7 +81,9 @@ def look(path: Path) -> dict[str, Any]:
     if not path.is_file():
         where = "say whose Pensieve it is: -e pensieve_user_home=/home/NAME; or start Pensieve, which makes one"
         return {"problems": [problem(f"no SQLite database at {path}", "the database of Pensieve", where)]}
-    size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
+    size = path.stat().st_size
+    with contextlib.suppress(FileNotFoundError):  # the log goes with the last connection, at any moment
+        size += Path(f"{path}-wal").stat().st_size
     begun = time.monotonic()
     try:
         with contextlib.closing(

@@ -11,6 +11,7 @@ What cannot be brought over so (definitions that changed, say) is copied wholly 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -216,7 +217,9 @@ def _difference(
         connection.close()
         before.close()
         now.close()
-    wal = wal_of(source)
+    logged = 0
+    with contextlib.suppress(FileNotFoundError):  # the log goes with the last connection, at any moment
+        logged = wal_of(source).stat().st_size
     return Difference(
         True,
         "difference",
@@ -226,7 +229,7 @@ def _difference(
         evaluation.log,
         evaluation.only(),
         len(pages.changed),
-        wal.stat().st_size if wal.exists() else 0,
+        logged,
         phases=phases,
     )
 

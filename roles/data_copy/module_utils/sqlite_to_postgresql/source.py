@@ -327,8 +327,11 @@ def fingerprint(path: Path) -> str:
     path = path.resolve()  # the log is beside the file itself, not beside a link to it
     parts = []
     for file in (path, path.with_name(path.name + "-wal")):
-        if file.exists() and (file == path or file.stat().st_size):
+        try:
             stat = file.stat()
+        except FileNotFoundError:
+            continue  # the log goes with the last connection, at any moment
+        if file == path or stat.st_size:
             parts.append(f"{stat.st_size}:{stat.st_mtime_ns}")
     with path.open("rb") as stream:
         parts.append(stream.read(100)[24:28].hex())
