@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -42,8 +43,11 @@ class Module:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on the loopback interface that nothing listens on, one after the other."""
-    for first in range(20000, 30000, count + 1):
+    """Ports on the loopback interface that nothing listens on, one after the other.
+
+    By chance, since a server of the tests takes its port minutes later: another run is not to find the same ones.
+    """
+    for first in random.sample(range(20000, 30000 - count), 100):
         try:
             for port in range(first, first + count):
                 with socket.socket() as probe:
