@@ -15,7 +15,7 @@ from backup_files import content_of, restore, save, sha256
 from backup_superseded import superseded
 from sqlite_backup import PAGES_PER_STEP, copy
 
-from .conftest import Module, Refused
+from .conftest import Module, Refused, fill, small_disk
 
 
 @pytest.fixture
@@ -62,6 +62,26 @@ def test_a_damaged_copy_stops_it_before_anything_changes(saved: Any) -> None:
         restore(Module(), entries, True)
     assert config.read_bytes() == b"database_path: postgresql://x\r\n"
     assert (config.parent / "new.env").exists()
+
+
+def test_without_room_for_all_none_is_restored(tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    with small_disk(tmp_path / "home", 1) as home:
+        first, second = home / "config.yaml", home / "second.env"
+        contents = {first: b"database_path: database.db\n", second: bytes(300_000)}
+        for file, content in contents.items():
+            file.write_bytes(content)
+        entries = [save(file, tmp_path / "copies" / file.name, False) for file in contents]
+        for file in contents:
+            file.write_bytes(b"of the migration")
+        filler = fill(home, 100_000)
+        with pytest.raises(Refused, match=r"Found: .*second\.env: .*No space left.* Untouched: every settings file"):
+            restore(Module(), entries, True)
+        assert {file.read_bytes() for file in home.iterdir() if file != filler} == {b"of the migration"}
+        assert len(list(home.iterdir())) == 3
+        filler.unlink()
+        assert restore(Module(), entries, True)[0]
+        assert {file: file.read_bytes() for file in home.iterdir()} == contents
 
 
 def test_the_backup_has_what_stands_in_the_wal(tmp_path: Path) -> None:

@@ -346,7 +346,10 @@ class Installation:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        (self.base_dir / "pids" / f"{service}.pid").write_text(str(process.pid), encoding="ascii")
+        try:
+            (self.base_dir / "pids" / f"{service}.pid").write_text(str(process.pid), encoding="ascii")
+        except OSError as error:  # A full disk, on which it runs all the same; it is found by its command, too.
+            self.module.warn(f"`memos ps` does not see {service}, process {process.pid}: {error}")
 
 
 def main() -> None:
