@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 from backup_files import content_of, restore, save, sha256
+from backup_superseded import superseded
 from sqlite_backup import PAGES_PER_STEP, copy
 
-from .conftest import Module, Refused
+from .conftest import Module, Refused, fill, small_disk
 
 
 @pytest.fixture
@@ -62,6 +64,26 @@ def test_a_damaged_copy_stops_it_before_anything_changes(saved: Any) -> None:
     assert (config.parent / "new.env").exists()
 
 
+def test_without_room_for_all_none_is_restored(tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    with small_disk(tmp_path / "home", 1) as home:
+        first, second = home / "config.yaml", home / "second.env"
+        contents = {first: b"database_path: database.db\n", second: bytes(300_000)}
+        for file, content in contents.items():
+            file.write_bytes(content)
+        entries = [save(file, tmp_path / "copies" / file.name, False) for file in contents]
+        for file in contents:
+            file.write_bytes(b"of the migration")
+        filler = fill(home, 100_000)
+        with pytest.raises(Refused, match=r"Found: .*second\.env: .*No space left.* Untouched: every settings file"):
+            restore(Module(), entries, True)
+        assert {file.read_bytes() for file in home.iterdir() if file != filler} == {b"of the migration"}
+        assert len(list(home.iterdir())) == 3
+        filler.unlink()
+        assert restore(Module(), entries, True)[0]
+        assert {file: file.read_bytes() for file in home.iterdir()} == contents
+
+
 def test_the_backup_has_what_stands_in_the_wal(tmp_path: Path) -> None:
     source, destination = tmp_path / "database.db", tmp_path / "copy.db"
     writer = sqlite3.connect(source)
@@ -103,3 +125,50 @@ def test_a_damaged_source_leaves_no_copy(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.DatabaseError):
         copy(source, tmp_path / "copy.db")
     assert list(tmp_path.iterdir()) == [source]
+
+
+def backed_up(state: Path, stamp: str, phase: str | None, database: str = "database.db") -> Path:
+    """A backup as a run leaves it that came to this phase, and its manifest as the present one."""
+    (folder := state / "backups" / stamp).mkdir(parents=True)
+    (folder / database).write_bytes(b"SQLite format 3\0")
+    if phase is not None:
+        (folder / "0-config.yaml").write_bytes(b"database_path: database.db\n")
+        manifest = {"phase": phase, "stamp": stamp, "backup": {"database": str(folder / database)}}
+        for place in (folder, state):
+            (place / "manifest.json").write_text(json.dumps(manifest))
+    return folder / database
+
+
+def test_of_failed_runs_only_the_last_copy_of_the_database_stays(tmp_path: Path) -> None:
+    for day, phase in enumerate(("prepared", "failed", None), start=1):
+        backed_up(tmp_path, f"2025070{day}T120000Z", phase)
+    half = tmp_path / "backups" / "20250703T120000Z" / "database.db.part"
+    half.touch()
+    last = backed_up(tmp_path, "20250704T120000Z", "prepared")
+    removed = superseded(tmp_path)
+    assert [str(file.relative_to(tmp_path / "backups")) for file in removed] == [
+        "20250701T120000Z/database.db",
+        "20250702T120000Z/database.db",
+        "20250703T120000Z/database.db",
+        "20250703T120000Z/database.db.part",
+    ]
+    assert last.exists()
+
+
+def test_what_a_rollback_or_a_later_run_can_need_is_kept(tmp_path: Path) -> None:
+    for day, phase in enumerate(("switched", "complete", "rolled_back", "of another version"), start=1):
+        backed_up(tmp_path, f"2025070{day}T120000Z", phase)
+    backed_up(tmp_path, "20250705T120000Z", "rolled_back", "cutover.db")
+    # Of an earlier version of this project, which kept no copy of the manifest.
+    (backed_up(tmp_path, "20250706T120000Z", "failed").parent / "manifest.json").unlink()
+    # A run that was killed; the next one goes on with its snapshot, and its manifest names that.
+    held = backed_up(tmp_path, "20250707T120000Z", "prepared")
+    backed_up(tmp_path, "20250708T120000Z", "prepared").unlink()
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "backup": {"database": str(held)}}))
+    assert superseded(tmp_path) == []
+    # Nobody knows what a damaged manifest names; a copy that was made before any manifest is not that.
+    manifest.write_bytes(b"")
+    assert superseded(tmp_path) == [] == superseded(tmp_path / "nothing there")
+    unnamed = backed_up(tmp_path, "20250709T120000Z", None)
+    assert superseded(tmp_path) == [unnamed]

@@ -258,5 +258,6 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(
         undo()
     done = playbook("migrate.yml", **variables)
     assert done.returncode == 0, done.stdout[-4000:]
+    assert [file.name for file in disks["state"].rglob("*.db")] == ["cutover.db"], "no copy of the failed run is left"
     done = playbook("rollback.yml", **variables)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -46,8 +46,8 @@ def home(tmp_path: Path, sample: Installation) -> Path:
     return tmp_path / "home"
 
 
-def refused(playbook: Playbook, home: Path, found: str, next_step: str, **variables: str) -> None:
-    """Run the preflight alone; require the refusal's text, and that nothing in the home has changed."""
+def refused(playbook: Playbook, home: Path, found: str, next_step: str, **variables: str) -> str:
+    """Run the preflight alone; require the refusal's text, which it gives, and that nothing in the home has changed."""
     before = tree(home)
     done = playbook("migrate.yml", "--tags", "preflight", pensieve_user_home=str(home), **variables)
     said = re.sub(r"\s+", " ", done.stdout + done.stderr)
@@ -58,6 +58,7 @@ def refused(playbook: Playbook, home: Path, found: str, next_step: str, **variab
     assert re.search(rf"Next: .*?{next_step}", said), said
     assert "changed=0" in said, said
     assert tree(home) == before
+    return said
 
 
 def test_no_sqlite_database(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
@@ -88,8 +89,11 @@ def test_corrupt_database(playbook: Playbook, home: Path, pensieve_venv: Path) -
 
 
 def test_config_that_is_no_yaml(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:
-    (home / ".memos" / "config.yaml").write_text("base_dir: [never closed\ndatabase_path: x\n")
-    refused(playbook, home, r"config\.yaml: .*line \d+", "mend .*config.yaml", pensieve_venv=str(pensieve_venv))
+    (home / ".memos" / "config.yaml").write_text("vlm:\n  token: hush: never closed\ndatabase_path: x\n")
+    said = refused(
+        playbook, home, r"config\.yaml: line 2, column \d+", "mend .*config.yaml", pensieve_venv=str(pensieve_venv)
+    )
+    assert "hush" not in said
 
 
 def test_already_on_postgresql(playbook: Playbook, home: Path, pensieve_venv: Path) -> None:

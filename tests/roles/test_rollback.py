@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 from rollback.world import Writer, request, screenshot
-from sample_installation.environment import install_version, make_venv
+from sample_installation.environment import install_version, make_venv, version_of
 from sample_installation.installation import Installation, Settings
 from sqlite_to_postgresql.verify import verify
 
-from .conftest import ROOT, Playbook, free_ports, person
+from .conftest import ROOT, Playbook, fill, free_ports, own_server, person, small_disk
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker, pytest.mark.incident]
 
@@ -206,12 +206,12 @@ def wait_for_server(site: Site) -> None:
         time.sleep(0.2)
 
 
-def kill_at(site: Site, name: str, task: str) -> None:
-    """Start a playbook, and kill it without mercy, its modules too, as soon as a task begins."""
+def begin(site: Site, name: str) -> subprocess.Popen[str]:
+    """Start a playbook in a session of its own; what it says can be read line by line."""
     command = [str(Path(sys.executable).parent / "ansible-playbook"), name]
     for variable, value in site.variables.items():
         command += ["-e", f"{variable}={value}"]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command,
         cwd=ROOT,
         env=person(),
@@ -220,6 +220,11 @@ def kill_at(site: Site, name: str, task: str) -> None:
         text=True,
         start_new_session=True,
     )
+
+
+def kill_at(site: Site, name: str, task: str) -> None:
+    """Start a playbook, and kill it without mercy, its modules too, as soon as a task begins."""
+    process = begin(site, name)
     assert process.stdout is not None
     assert any(task in line for line in process.stdout), f"{name} ended before {task}"
     os.killpg(process.pid, signal.SIGKILL)
@@ -354,6 +359,77 @@ def upgradable(tmp_path: Path, playbook: Playbook) -> Iterator[Site]:
     installation.remove()
     docker("rm", "--force", site.container)
     docker("volume", "rm", "--force", site.container)
+
+
+@pytest.fixture
+def small(
+    tmp_path: Path, sample: Installation, playbook: Playbook, pensieve_venv: Path
+) -> Iterator[tuple[Site, Path, bytes]]:
+    """A sample on PostgreSQL whose home is on a disk of its own, that disk, and the settings of before."""
+    with small_disk(tmp_path / "disk", 400) as disk:
+        (root := disk / "sample").mkdir()
+        installation = Installation(Settings(root, version_of(pensieve_venv), pensieve_venv, free_ports(2)[0], 20))
+        try:
+            installation.make()
+            before = (installation.base / "config.yaml").read_bytes()
+            with own_server(f"{NAME}-small") as variables:
+                port, container = variables["postgres_port"], variables["postgres_container_name"]
+                site = Site(installation, playbook, pensieve_venv, port, container)
+                # The engine's environment takes too much room for that disk.
+                site.variables["data_copy_venv"] = str(sample.settings.home / ".local/state/pensieve-postgres/runtime")
+                site.variables["preflight_reserve_bytes"] = "0"
+                site.play("migrate.yml", 0)
+                yield site, disk, before
+        finally:
+            installation.remove()
+
+
+@pytest.mark.parametrize(
+    ("alive", "when", "runs"),
+    [
+        (True, "carry | Count what was not carried", "Pensieve runs again with the settings that stand"),
+        (False, "stop | Stop Pensieve, and prove it", "Pensieve is stopped, since PostgreSQL does not answer"),
+    ],
+    ids=["server alive", "server dead"],
+)
+def test_a_full_disk_when_the_settings_are_restored(
+    small: tuple[Site, Path, bytes], alive: bool, when: str, runs: str
+) -> None:
+    site, disk, before = small
+    migrated = site.config.read_bytes()
+    site.write(18)
+    if not alive:
+        docker("kill", site.container)
+    running = begin(site, "rollback.yml")
+    assert running.stdout is not None
+    lines = []
+    for line in running.stdout:
+        lines.append(line)
+        if line.startswith("TASK") and when in line:
+            filler = fill(disk, 0)
+    said = re.sub(r"\s+", " ", "".join(lines))
+    assert running.wait() == 2, said
+    told = re.search(
+        r"Found: the settings cannot be restored: (.*?) Expected: .*? Untouched: every settings file", said
+    )
+    assert told, said[-6000:]
+    assert "No space left on device" in told.group(1)
+    assert f"{runs}. Next: what the first lines say, then ansible-playbook rollback.yml" in said, said
+    assert site.config.read_bytes() == migrated
+    assert not list(site.config.parent.glob(".config.yaml.*")), "what was not restored takes no room"
+    filler.unlink()
+    if alive:
+        assert site.send("GET", "/libraries")
+        site.write(19)
+        said = site.play("rollback.yml", 0)
+        assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
+        assert site.manifest()["left_behind"] == 0
+        site.require_equal()
+    else:
+        said = site.play("rollback.yml", 2)
+        assert "Found: Pensieve is on SQLite again, healthy, but what was written to PostgreSQL" in said, said
+        assert site.send("GET", "/libraries")
+    assert site.config.read_bytes() == before
 
 
 def revision(site: Site) -> str:

@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
 import autotasktracker_codemod as codemod
+import postgresql_first
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +172,14 @@ def test_sqlite_stays_what_it_was_without_a_uri(checkout: Path, tmp_path: Path) 
         f"{tmp_path}/.memos/database.db",
         "/srv/a.db",
     ]
+
+
+def test_settings_that_cannot_be_read_are_not_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOS_BASE_DIR", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("vlm:\n  token: hush: x\n")
+    with pytest.raises(ValueError, match=r"config\.yaml, line 2, column 14: no YAML mapping \(ScannerError\)") as told:
+        postgresql_first.database_uri()
+    assert "hush" not in "".join(traceback.format_exception(told.value))
 
 
 def test_the_emergency_file_beats_everything_else(checkout: Path, tmp_path: Path) -> None:

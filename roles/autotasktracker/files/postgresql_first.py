@@ -86,7 +86,13 @@ def database_uri() -> str | None:
     if config.exists():
         import yaml
 
-        path = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("database_path")
+        try:
+            path = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("database_path")
+        except Exception as error:
+            # Without the line, which may hold a password: pages show this.
+            mark = getattr(error, "problem_mark", None)
+            place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ValueError(f"{config}{place}: no YAML mapping ({type(error).__name__})") from None
         if str(path).startswith(SCHEMES):
             return str(path)
     return None

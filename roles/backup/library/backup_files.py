@@ -13,7 +13,7 @@ description:
   - Noting adds to each entry the digest of what stands in the file now, right after the migration wrote it.
   - Restoring gives each file its bytes, mode and owner back, and removes those that were absent. A file whose content
     is neither the one before nor the one that the migration wrote has been edited by hand since; it stops the
-    restoring before anything is changed, unless O(overwrite) is set.
+    restoring before anything is changed, unless O(overwrite) is set. So does a disk that has no room for all of them.
 options:
   state:
     description: What to do.
@@ -79,7 +79,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.whole_file import write
+from ansible.module_utils.whole_file import staged, write
 
 Entry = dict[str, Any]
 
@@ -137,6 +137,31 @@ def restorable(module: AnsibleModule, entry: Entry) -> bytes | None:
     return content
 
 
+def replace(module: AnsibleModule, work: list[tuple[Entry, bytes | None]]) -> None:
+    """Give files their content back. All are written beside their places first, since a disk may be full."""
+    made: list[tuple[Path, Path]] = []
+    try:
+        try:
+            for entry, then in work:
+                path = Path(entry["path"])
+                if then is not None:
+                    made.append((staged(path, then, int(entry["mode"], 8), entry["uid"], entry["gid"]), path))
+        except OSError as error:
+            module.fail_json(
+                msg=f"Found: the settings cannot be restored: {path}: {error}. Expected: room and the right to write "
+                "there. Untouched: every settings file. Next: free some space on its disk (or mend what stands above), "
+                "then run the playbook again."
+            )
+        for file, path in made:
+            file.replace(path)
+    finally:
+        for file, _path in made:
+            file.unlink(missing_ok=True)
+    for entry, then in work:
+        if then is None:
+            Path(entry["path"]).unlink(missing_ok=True)
+
+
 def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> tuple[bool, list[str]]:
     """Give every file back, or none: all are checked before the first is written."""
     work = []
@@ -155,11 +180,7 @@ def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> tup
             )
         work.append((entry, now, then))
     if not module.check_mode:
-        for entry, _now, then in work:
-            if then is None:
-                Path(entry["path"]).unlink(missing_ok=True)
-            else:
-                write(Path(entry["path"]), then, int(entry["mode"], 8), entry["uid"], entry["gid"])
+        replace(module, [(entry, then) for entry, _now, then in work])
     return bool(work), [difference(entry, now, then) for entry, now, then in work]
 
 

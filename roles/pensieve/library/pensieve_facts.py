@@ -59,6 +59,7 @@ problems:
       curable: false
 """
 
+import inspect
 import json
 import os
 import pwd
@@ -68,10 +69,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import settings_error
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pensieve_process import Process, find, healthy, holders, overrides, units
 
-PROBE = r"""
+PROBE = (
+    inspect.getsource(settings_error)
+    + r"""
 import importlib.metadata as metadata, importlib.util as util, json, os, sqlite3, sys
 from pathlib import Path
 out = {"python": sys.executable, "python_version": sys.version.split()[0]}
@@ -89,10 +93,14 @@ if not out["knows_postgresql"]:
 import yaml
 try:
     config = yaml.safe_load(Path(os.environ["PENSIEVE_CONFIG"]).read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError("the top level is %s, not a mapping" % type(config).__name__)
-except (yaml.YAMLError, ValueError) as error:
-    out["config_error"] = " ".join(str(error).split())
+except OSError as error:
+    out["config_error"] = str(error)
+    say()
+except Exception as error:
+    out["config_error"] = told(error)
+    say()
+if not isinstance(config, dict):
+    out["config_error"] = "the top level is %s, not a mapping" % type(config).__name__
     say()
 import sqlalchemy
 from sqlalchemy.engine import make_url
@@ -110,7 +118,7 @@ try:
     from memos.config import Settings
     settings = Settings()
 except Exception as error:
-    out["config_error"] = " ".join(str(error).split())
+    out["config_error"] = told(error) if hasattr(error, "errors") else " ".join(str(error).split())
     say()
 database = settings.resolved_database_path
 if database is None and settings.database_path.startswith("sqlite:///"):
@@ -124,6 +132,7 @@ out.update(
 )
 say()
 """
+)
 
 
 #: What libpq takes from the environment wherever a URI is silent. Host, port, user and database never are.
@@ -237,7 +246,7 @@ def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any
                 "config_invalid",
                 f"{config}: {probe['config_error']}",
                 "a config.yaml that Pensieve can read",
-                f"mend {config} (line and column stand above), then run the playbook again",
+                f"mend {config} (where, stands above), then run the playbook again",
             )
         )
         return problems

@@ -129,6 +129,7 @@ from ansible.module_utils.pensieve_process import (
     overrides,
     show,
 )
+from ansible.module_utils.settings_error import without_content
 from ansible.module_utils.whole_file import write
 
 POLL = 0.1
@@ -154,11 +155,11 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
-    """Last lines of a service's log."""
+    """Last lines of a service's log, without what it quotes of a settings file that it could not read."""
     log = base_dir / "logs" / f"{service}.log"
     if not log.is_file():
         return f"(no {log})"
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return "\n".join(without_content(log.read_text(encoding="utf-8", errors="replace")).splitlines()[-lines:])
 
 
 def named_reader(file: Path | None) -> set[int]:
@@ -345,7 +346,10 @@ class Installation:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        (self.base_dir / "pids" / f"{service}.pid").write_text(str(process.pid), encoding="ascii")
+        try:
+            (self.base_dir / "pids" / f"{service}.pid").write_text(str(process.pid), encoding="ascii")
+        except OSError as error:  # A full disk, on which it runs all the same; it is found by its command, too.
+            self.module.warn(f"`memos ps` does not see {service}, process {process.pid}: {error}")
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ from typing import Any
 
 import yaml
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.settings_error import told
 from ansible.module_utils.whole_file import write_like
 
 
@@ -96,6 +97,14 @@ def with_setting(text: str, key: str, value: str) -> tuple[str, str | None]:
     return f"{text}{separator}{key}: {scalar(value)}{newline}", None
 
 
+def parsed(content: bytes) -> Any:
+    """Content of a YAML file. Raises ValueError, which quotes nothing of it: the file may hold passwords."""
+    try:
+        return yaml.safe_load(content.decode("utf-8"))
+    except Exception as error:  # PyYAML raises whatever a value's own conversion does
+        raise ValueError(told(error)) from None
+
+
 def write(path: Path, content: bytes) -> None:
     """Replace a file, or the one that a link points to, at once; its mode and owner are kept."""
     path = path.resolve()
@@ -114,12 +123,13 @@ def main() -> None:
     )
     path, key, value = Path(module.params["path"]), module.params["key"], module.params["value"]
     try:
-        text = path.read_bytes().decode("utf-8")
+        content = path.read_bytes()
+        settings, text = parsed(content), content.decode("utf-8")
         after, previous = with_setting(text, key, value)
-        expected: dict[str, Any] = {**(yaml.safe_load(text) or {}), key: value}
-        if yaml.safe_load(after) != expected:
+        expected: dict[str, Any] = {**(settings or {}), key: value}
+        if parsed(after.encode("utf-8")) != expected:
             raise ValueError(f"replacing {key} would change more than {key}")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         module.fail_json(
             msg=f"Found: {path}: {error}. Expected: a YAML mapping whose {key} can be replaced. "
             f"Untouched: {path}. Next: write {key} on a line of its own, then run the playbook again."

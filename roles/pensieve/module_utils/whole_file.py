@@ -17,8 +17,8 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
-    """Put a file in place at once, with mode and owner. Nothing appears when that fails."""
+def staged(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:
+    """Write a file beside the one whose place it will take, with mode and owner. Nothing is left when that fails."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -28,9 +28,19 @@ def write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
         Path(name).chmod(mode)
         if (uid, gid) != (os.geteuid(), os.getegid()):
             os.chown(name, uid, gid)
-        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
+    """Put a file in place at once, with mode and owner. Nothing appears when that fails."""
+    made = staged(path, content, mode, uid, gid)
+    try:
+        made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
         raise
 
 

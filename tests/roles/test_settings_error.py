@@ -1,0 +1,75 @@
+"""A settings file that cannot be read: kind and place are told, and never what stands there."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.module_utils.settings_error import told, without_content
+from pensieve_facts import run_probe
+from pensieve_service import log_tail
+from pensieve_setting import parsed
+
+SECRET = "hunter2"
+
+BROKEN = {
+    f'auth_password: "{SECRET}\n': r"line 2, column 1: while scanning a quoted scalar: found unexpected end of stream",
+    f"vlm: [{SECRET}\nocr: 1\n": r"line 2, column 4: while parsing a flow sequence: expected ',' or '\]', but got ':'",
+    f"a: {SECRET}: b\n": "line 1, column 11: mapping values are not allowed here",
+    f"\ttoken: {SECRET}\n": r"line 1, column 1: .*found character '\\t' that cannot start any token",
+    f"token: @{SECRET}\n": r"line 1, column 8: .*found character \(not shown\) that cannot start any token",
+    f"token: *{SECRET}\n": r"line 1, column 8: found undefined alias \(not shown\)",
+    f"token: !{SECRET} x\n": r"line 1, column 8: could not determine a constructor for the tag \(not shown\)",
+    f"token: !it's%27{SECRET} x\n": r"line 1, column 8: could not determine a constructor for the tag \(not shown\)",
+    f"token: !!int {SECRET}\n": r"a value that cannot be read \(ValueError\)",
+    f"token: !!bool {SECRET}\n": r"a value that cannot be read \(KeyError\)",
+    f"token: {SECRET}\a\n": "special characters are not allowed, character 15 of the file",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN.items(), ids=range(len(BROKEN)))
+def test_kind_and_place_of_an_error(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{said}$") as refused:
+        parsed(text.encode())
+    assert SECRET not in str(refused.value)
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(ValueError, match="^invalid start byte, byte 8 of the file$"):
+        parsed(b"token: \xff")
+
+
+@pytest.mark.pensieve
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"vlm:\n  token: {SECRET}: x\n", "line 2, column 17: mapping values are not allowed here"),
+        (f"vlm: {SECRET}\nauth_password: [{SECRET}]\n", "vlm: Input should be .*; auth_password: Input should be "),
+        (f"- {SECRET}\n", "the top level is list, not a mapping"),
+    ],
+)
+def test_the_interpreter_of_pensieve_tells_the_same(text: str, said: str, tmp_path: Path, pensieve_venv: Path) -> None:
+    config = tmp_path / ".memos" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text(text)
+    answer = run_probe(pensieve_venv / "bin" / "python", tmp_path, config)
+    assert re.match(said, answer["config_error"]), answer
+    assert SECRET not in str(answer)
+
+
+def test_a_log_quotes_nothing_of_the_file(tmp_path: Path) -> None:
+    text = f"vlm:\n  token: {SECRET}: x\n"
+    (log := tmp_path / "logs" / "serve.log").parent.mkdir()
+    with pytest.raises(yaml.YAMLError) as broken:
+        yaml.safe_load(text)
+    values = f"  Input should be a string [type=string_type, input_value=['{SECRET}'], input_type=list]\n"
+    log.write_text("".join(traceback.format_exception(broken.value)) + values)
+    said = log_tail(tmp_path, "serve")
+    assert "line 2, column 17" in said
+    assert said.endswith("input_value=(not shown), input_type=list]")
+    assert SECRET not in said
+    assert without_content("started\n") == "started\n"
+    assert told(broken.value) == "line 2, column 17: mapping values are not allowed here"
