@@ -55,6 +55,14 @@ def test_an_edit_by_hand_stops_it_before_anything_changes(saved: Any) -> None:
     assert config.read_bytes() == b"database_path: database.db\r\n"
 
 
+def test_what_is_shown_of_an_edit_holds_no_secret(saved: Any) -> None:
+    config, entries = saved
+    config.write_text("database_path: postgresql://me@host/db\nvlm:\n  token: hunter2\n")
+    with pytest.raises(Refused, match=r"token: \(not shown\)") as refused:
+        restore(Module(), entries, False)
+    assert "hunter2" not in str(refused.value)
+
+
 def test_a_damaged_copy_stops_it_before_anything_changes(saved: Any) -> None:
     config, entries = saved
     Path(entries[0]["copy"]).write_bytes(b"something else")

@@ -79,6 +79,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.settings_error import masked
 from ansible.module_utils.whole_file import staged, write
 
 Entry = dict[str, Any]
@@ -119,8 +120,9 @@ def save(path: Path, copy: Path, check_mode: bool) -> Entry:
 
 def difference(entry: Entry, now: bytes | None, then: bytes | None) -> str:
     """Lines that restoring one file changes."""
-    lines = [(content or b"").decode("utf-8", "replace").splitlines(keepends=True) for content in (now, then)]
-    return "".join(difflib.unified_diff(lines[0], lines[1], f"{entry['path']} (now)", f"{entry['path']} (restored)"))
+    lines = [masked((content or b"").decode("utf-8", "replace")).splitlines(keepends=True) for content in (now, then)]
+    shown = difflib.unified_diff(lines[0], lines[1], f"{entry['path']} (now)", f"{entry['path']} (restored)")
+    return "".join(shown) or f"{entry['path']}: its mode, or a value that is not shown\n"
 
 
 def restorable(module: AnsibleModule, entry: Entry) -> bytes | None:

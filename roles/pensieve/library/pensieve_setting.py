@@ -56,7 +56,7 @@ from typing import Any
 
 import yaml
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.settings_error import told
+from ansible.module_utils.settings_error import masked, told
 from ansible.module_utils.whole_file import write_like
 
 
@@ -137,7 +137,8 @@ def main() -> None:
     changed = after != text and previous != value
     if changed and not module.check_mode:
         write(path, after.encode("utf-8"))
-    difference = {"before_header": str(path), "after_header": str(path), "before": text, "after": after}
+    shown = {"before": masked(text), "after": masked(after)}
+    difference = {"before_header": str(path), "after_header": str(path), **shown}
     module.exit_json(changed=changed, previous=previous, diff=difference if changed else {})
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a settings file, and where: never what stands there, which may be a token or a password.
+"""What may be said of a settings file: what is wrong and where, and what changes; never a token or a password.
 
 Needs nothing but the standard library, since it also runs in other interpreters than the module's.
 """
@@ -12,6 +12,12 @@ import re
 QUOTED = re.compile(r"""('(?:<[a-z ]+>|\\t|[],}:.>! ])')|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 HIDDEN = "(not shown)"
+
+# A line with such a key, and the deeper ones after it, which go on with its value.
+SECRET = re.compile(
+    r"""^([ \t]*)(.*?(?:passw(?:or)?d|token|secret|api_?key)[\w"']*[ \t]*[:=]).*(?:\n\1[ \t]+\S.*)*""", re.I | re.M
+)
+URI = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
 
 
 def told(error: Exception) -> str:
@@ -38,3 +44,8 @@ def without_content(log: str) -> str:
     """A log without what errors of PyYAML and Pydantic quote of the file."""
     log = re.sub(r'(in "[^"\n]*", line \d+, column \d+):\n.*\n *\^', r"\1", log)
     return re.sub(r"input_value=.*?(?=, input_type=)", f"input_value={HIDDEN}", log)
+
+
+def masked(text: str) -> str:
+    """Settings as a person may be shown them: without the values of keys that sound secret, and URIs' passwords."""
+    return URI.sub(rf"\1{HIDDEN}", SECRET.sub(rf"\1\2 {HIDDEN}", text))
