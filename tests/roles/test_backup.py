@@ -169,6 +169,7 @@ def test_what_a_rollback_or_a_later_run_can_need_is_kept(tmp_path: Path) -> None
     backed_up(tmp_path, "20250705T120000Z", "rolled_back", "cutover.db")
     # Of an earlier version of this project, which kept no copy of the manifest.
     (backed_up(tmp_path, "20250706T120000Z", "failed").parent / "manifest.json").unlink()
+    backed_up(tmp_path, "a person's own", None)
     # A run that was killed; the next one goes on with its snapshot, and its manifest names that.
     held = backed_up(tmp_path, "20250707T120000Z", "prepared")
     backed_up(tmp_path, "20250708T120000Z", "prepared").unlink()

@@ -10,8 +10,8 @@ short_description: Remove the copies of the database that migrations which came 
 description:
   - The manifest names the one backup that a rollback, or a migration that goes on, can need. It stays, and so does what
     stands in its folder.
-  - Of the other backups those stay that belong to a migration which has switched, whatever became of it, and those of
-    which nothing is known.
+  - Of the other backups those stay that belong to a migration which has switched, whatever became of it, those of
+    which nothing is known, and folders that a person has made.
   - What is removed are copies of the database of a migration that has failed or was stopped before it switched, also of
     one that came to no manifest. Its settings and its manifest stay.
   - Where the manifest is missing or damaged, only copies go whose migration came to no manifest.
@@ -47,6 +47,7 @@ removed:
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ UNSWITCHED = ("prepared", "failed")
 
 COPIES = "database.db*"
 """What the copy of the database is called, also while it is being made. That of a cutover has another name."""
+
+STAMP = re.compile(r"\d{8}T\d{6}Z")
+"""What a run calls the folder of its backup. One of another name is a person's."""
 
 
 def content_of(manifest: Path) -> dict[str, Any]:
@@ -77,7 +81,8 @@ def superseded(state_dir: Path) -> list[Path]:
         needed = set()
     found: list[Path] = []
     for folder in sorted(backups.iterdir()) if backups.is_dir() else ():
-        if folder.is_symlink() or not folder.is_dir() or folder.resolve() in needed:
+        ours = STAMP.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+        if not ours or folder.resolve() in needed:
             continue
         copies = sorted(folder.glob(COPIES))
         # A run that ended before it saved the settings has left nothing else there: no manifest has ever named it.
