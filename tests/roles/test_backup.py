@@ -16,6 +16,7 @@ from backup_superseded import superseded
 from sqlite_backup import PAGES_PER_STEP, copy
 
 from .conftest import Module, Refused, fill, small_disk
+from .test_manifest import MANIFEST
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def backed_up(state: Path, stamp: str, phase: str | None, database: str = "datab
     (folder / database).write_bytes(b"SQLite format 3\0")
     if phase is not None:
         (folder / "0-config.yaml").write_bytes(b"database_path: database.db\n")
-        manifest = {"phase": phase, "stamp": stamp, "backup": {"database": str(folder / database)}}
+        manifest = {**MANIFEST, "phase": phase, "stamp": stamp, "backup": {"database": str(folder / database)}}
         for place in (folder, state):
             (place / "manifest.json").write_text(json.dumps(manifest))
     return folder / database

@@ -83,7 +83,11 @@ def test_a_log_quotes_nothing_of_the_file(tmp_path: Path) -> None:
         ("vlm: {'token': hunter2, model: m}\n", "vlm: {'token': (not shown)\n"),
         ("export VLM_API_KEY=hunter2\nB=1\n", "export VLM_API_KEY= (not shown)\nB=1\n"),
         ("database_path: postgresql://me:hunter2@host/db\n", "database_path: postgresql://me:(not shown)@host/db\n"),
-        ("- token:\n    hunter2\n- 1\n", "- token: (not shown)\n- 1\n"),
+        ("postgresql://me:hunter/2@host/db\n", "postgresql://me:(not shown)@host/db\n"),
+        ("- token:\n    hunter2\nocr: 1\n", "- token: (not shown)\nocr: 1\n"),
+        ("token: |\n  a\n\n  hunter2\n\nocr: 1\n", "token: (not shown)\n\nocr: 1\n"),
+        ("tokens:\n- hunter2\n- more\nocr: 1\n", "tokens: (not shown)\nocr: 1\n"),
+        ("auth_password: hunter2\r\nocr: 1\r\n", "auth_password: (not shown)\nocr: 1\r\n"),
     ],
 )
 def test_what_is_shown_of_settings_holds_no_secret(text: str, shown: str) -> None:

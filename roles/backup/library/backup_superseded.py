@@ -46,12 +46,12 @@ removed:
   sample: ["/home/ada/.local/state/pensieve-postgres/backups/20250701T120000Z/database.db"]
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migration_manifest import NAME, read
 
 UNSWITCHED = ("prepared", "failed")
 """Phases of a migration that has not switched. Asked while Pensieve is on SQLite, so none is about to go on."""
@@ -63,22 +63,21 @@ STAMP = re.compile(r"\d{8}T\d{6}Z")
 """What a run calls the folder of its backup. One of another name is a person's."""
 
 
-def content_of(manifest: Path) -> dict[str, Any]:
+def usable(manifest: Path) -> dict[str, Any]:
     """A manifest; empty when there is none, or when it cannot be used."""
     try:
-        content = json.loads(manifest.read_bytes())
+        content: dict[str, Any] = read(manifest)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def superseded(state_dir: Path) -> list[Path]:
     """Copies of the database that no rollback and no later migration can need."""
-    backups, current = state_dir / "backups", content_of(state_dir / "manifest.json")
-    try:
-        needed = {(backups / current["stamp"]).resolve(), Path(current["backup"]["database"]).parent.resolve()}
-    except (KeyError, TypeError):
-        needed = set()
+    backups, current = state_dir / "backups", usable(state_dir / NAME)
+    needed = {(backups / current["stamp"]).resolve()} if current else set()
+    if current and (named := current["backup"].get("database")):
+        needed.add(Path(named).parent.resolve())
     found: list[Path] = []
     for folder in sorted(backups.iterdir()) if backups.is_dir() else ():
         ours = STAMP.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
@@ -87,7 +86,7 @@ def superseded(state_dir: Path) -> list[Path]:
         copies = sorted(folder.glob(COPIES))
         # A run that ended before it saved the settings has left nothing else there: no manifest has ever named it.
         unnamed = sorted(folder.iterdir()) == copies
-        if unnamed or needed and content_of(folder / "manifest.json").get("phase") in UNSWITCHED:
+        if unnamed or current and usable(folder / NAME).get("phase") in UNSWITCHED:
             found += copies
     return found
 

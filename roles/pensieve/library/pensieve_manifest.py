@@ -58,26 +58,8 @@ from shlex import quote
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migration_manifest import NAME, read
 from ansible.module_utils.whole_file import write
-
-NAME = "manifest.json"
-
-TYPES = {
-    **dict.fromkeys(("phase", "stamp", "uri", "setting"), str),
-    **dict.fromkeys(("source", "backup"), dict),
-    **dict.fromkeys(("files", "services"), list),
-}
-"""What every manifest has."""
-
-
-def read(file: Path) -> dict[str, Any]:
-    """A manifest. Raises OSError or ValueError when it cannot be used."""
-    content = json.loads(file.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError("not a mapping")
-    if missing := [name for name, kind in TYPES.items() if not isinstance(content.get(name), kind)]:
-        raise ValueError(f"without {', '.join(missing)}")
-    return content
 
 
 def copy_of(file: Path) -> Path | None:

@@ -13,11 +13,13 @@ QUOTED = re.compile(r"""('(?:<[a-z ]+>|\\t|[],}:.>! ])')|'(?:[^'\\]|\\.)*'|"(?:[
 
 HIDDEN = "(not shown)"
 
-# A line with such a key, and the deeper ones after it, which go on with its value.
+# A line with such a key, and those that go on with its value: deeper ones and items of a list, empty ones in between.
 SECRET = re.compile(
-    r"""^([ \t]*)(.*?(?:passw(?:or)?d|token|secret|api_?key)[\w"']*[ \t]*[:=]).*(?:\n\1[ \t]+\S.*)*""", re.I | re.M
+    r"""^([ \t]*)(.*?(?:passw(?:or)?d|token|secret|api_?key)[\w"']*[ \t]*[:=]).*"""
+    r"""(?:\n(?:[ \t\r]*\n)*\1(?:[ \t]+|- )\S.*)*""",
+    re.I | re.M,
 )
-URI = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
+URI = re.compile(r"(://[^\s:/@]*:)[^\s@]+(?=@)")
 
 
 def told(error: Exception) -> str:

@@ -11,7 +11,6 @@ What cannot be brought over so (definitions that changed, say) is copied wholly 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sqlite3
@@ -58,7 +57,7 @@ from .snapshot import Snapshot
 from .source import Batch, Source, fingerprint, quoted
 from .target import BOOKKEEPING, Connection, TargetConstraint, connect, query, run
 from .vec0 import VecReader
-from .wal import wal_of
+from .wal import log_bytes
 from .work import encoded, send, tokenized, too_long
 
 _BATCH = 2000
@@ -217,9 +216,6 @@ def _difference(
         connection.close()
         before.close()
         now.close()
-    logged = 0
-    with contextlib.suppress(FileNotFoundError):  # the log goes with the last connection, at any moment
-        logged = wal_of(source).stat().st_size
     return Difference(
         True,
         "difference",
@@ -229,7 +225,7 @@ def _difference(
         evaluation.log,
         evaluation.only(),
         len(pages.changed),
-        logged,
+        log_bytes(source),
         phases=phases,
     )
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from .model import EngineError
 from .pages import DamagedError, PageMap
-from .wal import Mark, wal_of
+from .wal import Mark, log_bytes
 
 _PAGES_PER_STEP = 4096
 _LOOK = 1.0  # seconds between two looks at the log
@@ -278,7 +278,7 @@ class _Holder:
             self._tell(reason=f"journal_mode is {mode}: a reader would keep Pensieve from writing")
         connection.execute("BEGIN")
         connection.execute(look).fetchone()
-        self._first_bytes = self._wal_bytes()
+        self._first_bytes = log_bytes(self._source)
         return connection
 
     def _copy(self, connection: sqlite3.Connection) -> None:
@@ -335,20 +335,14 @@ class _Holder:
         took = round(time.monotonic() - began, 3)
         self._tell(mapped=True, seconds={**self._snapshot.seconds, "map": took})
 
-    def _wal_bytes(self) -> int:
-        try:
-            return wal_of(self._source).stat().st_size
-        except FileNotFoundError:
-            return 0
-
     def _bound(self) -> int:
         """Bytes that the log may have: what it had, and the limit, or a quarter of what is free if that is less."""
-        grown = max(0, self._wal_bytes() - self._first_bytes)
+        grown = max(0, log_bytes(self._source) - self._first_bytes)
         free = shutil.disk_usage(self._source.parent).free + grown
         return self._first_bytes + min(self._snapshot.wal_limit, free // _SHARE_OF_FREE)
 
     def _too_much(self) -> bool:
-        return self._wal_bytes() > self._bound()
+        return log_bytes(self._source) > self._bound()
 
     def _watch(self, connection: sqlite3.Connection) -> None:
         reason = ""
@@ -361,8 +355,8 @@ class _Holder:
                 reason = "it was held as long as it may be"
             elif not self._wanted():
                 reason = "its folder is gone"
-            if self._wanted() and (reason or self._snapshot.wal_bytes != self._wal_bytes()):
-                self._tell(wal_bytes=self._wal_bytes())
+            if self._wanted() and (reason or self._snapshot.wal_bytes != log_bytes(self._source)):
+                self._tell(wal_bytes=log_bytes(self._source))
         connection.close()
         if self._wanted():
             self._tell(state="released", reason=reason)

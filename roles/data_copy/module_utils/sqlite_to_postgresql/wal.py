@@ -34,6 +34,14 @@ def wal_of(database: Path) -> Path:
     return _beside(database, "wal")
 
 
+def log_bytes(database: Path) -> int:
+    """Size of the log; 0 where there is none. It goes with the last connection, at any moment."""
+    try:
+        return wal_of(database).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _beside(database: Path, what: str) -> Path:
     """What SQLite keeps beside the file itself, not beside a link to it."""
     file = database.resolve()
@@ -69,7 +77,7 @@ class Log:
         self.written: Ints = np.empty(0, np.int64)
         self._places: dict[int, int] = {}
         self._data: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
-        if not wal.exists() or wal.stat().st_size < _FILE_HEAD + _FRAME_HEAD:
+        if log_bytes(database) < _FILE_HEAD + _FRAME_HEAD:
             if mark.frames:
                 raise DamagedError(f"{wal} is gone")
             return
