@@ -19,6 +19,8 @@ from sample_installation.installation import Installation, Settings
 
 ROOT = Path(__file__).parents[2]
 
+NOBODY = "autotask-postgres-nobody"
+
 Playbook = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -120,7 +122,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory, pensieve_venv: Path) -> Ite
 
 @pytest.fixture
 def playbook() -> Playbook:
-    """Runs a playbook from the root as a person does, with extra variables."""
+    """Runs a playbook from the root as a person does, with extra variables.
+
+    The server's names and port are no person's: a demo, or a migrated Pensieve, may have the defaults on this machine.
+    """
+    own = {"postgres_container_name": NOBODY, "postgres_volume_name": NOBODY, "postgres_port": str(free_ports(1)[0])}
 
     def run(name: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         ansible = Path(sys.executable).parent / "ansible-playbook"
@@ -129,7 +135,7 @@ def playbook() -> Playbook:
             name,
             *options,
         ]
-        for variable, value in variables.items():
+        for variable, value in {**own, **variables}.items():
             command += ["-e", f"{variable}={value}"]
         return subprocess.run(command, cwd=ROOT, env=person(), capture_output=True, text=True, check=False)
 

@@ -194,8 +194,6 @@ def test_port_taken_by_something_else(playbook: Playbook, sample: Installation, 
             "postgres_port=",
             pensieve_venv=str(pensieve_venv),
             postgres_port=str(port),
-            postgres_container_name="refusals",
-            postgres_volume_name="refusals",
         )
 
 
