@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -408,6 +409,22 @@ def test_the_server_is_told_to_build_it_so(source: Path, make_target: Callable[[
     copy(source, target)
     said = subprocess.run(["docker", "logs", server.container], capture_output=True, text=True, check=True)
     assert "WITH (m='16', ef_construction='128')" in said.stdout + said.stderr
+
+
+def test_word_lists_stand_in_their_rows(source: Path, make_target: Callable[[], str]) -> None:
+    """All but the one that no page holds, which must not be refused."""
+    many = " ".join(hashlib.md5(str(number).encode()).hexdigest() for number in range(1000))
+    dirty(source, f"UPDATE metadata_entries SET value = '{many}' WHERE id = 1")
+    target = make_target()
+    copy(source, target)
+    assert verify(source, target).equal
+    found = rows(
+        target,
+        "SELECT size > 8000, sum(size), pg_relation_size('entities_fts')"
+        " FROM (SELECT pg_column_size(search_vector) AS size FROM entities_fts) sizes GROUP BY 1 ORDER BY 1",
+    )
+    assert [more for more, _bytes, _table in found] == [False, True]
+    assert found[0][1] < found[0][2]
 
 
 def test_refused_sources(source: Path, make_target: Callable[[], str]) -> None:

@@ -216,9 +216,11 @@ def test_database_is_as_pensieve_needs_it(server: Role) -> None:
     # A setting of the database holds for clients of any server; the container's is only its default.
     settings = server.query("SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0")
     assert sorted(value.lower() for (values,) in settings for value in values) == [
+        "cpu_tuple_cost=0.04",
         "hnsw.ef_search=1000",
         "hnsw.iterative_scan=strict_order",
         "join_collapse_limit=4",
+        "parallel_setup_cost=5000",
         "timezone=utc",
     ]
 

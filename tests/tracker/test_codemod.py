@@ -16,7 +16,7 @@ import postgresql_first
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULE = (ROOT / "roles" / "autotasktracker" / "files" / "postgresql_first.py").read_text(encoding="utf-8")
+MODULE = (ROOT / "roles" / "autotasktracker" / "module_utils" / "postgresql_first.py").read_text(encoding="utf-8")
 CONSUMER = ROOT / "support" / "consumer"
 ASK = """
 from autotasktracker.config import get_config

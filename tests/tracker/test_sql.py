@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -55,6 +57,20 @@ QUERIES: dict[str, tuple[str, tuple[Any, ...]]] = {
         "SELECT count(*) FROM entities WHERE DATE(file_created_at) = DATE(?)",
         ("2025-07-01T23:59:59",),
     ),
+    "date of the place": (
+        "SELECT count(*) FROM entities e WHERE date(e.file_created_at, 'localtime') = date(?, 'localtime')",
+        ("2025-07-01 12:00:00",),
+    ),
+    "dates between": (
+        "SELECT count(*) FROM entities WHERE DATE(file_created_at) >= DATE(?) AND DATE(file_created_at) <= DATE(?)",
+        ("2025-06-30", "2025-07-01"),
+    ),
+    "a date under a column's name": (
+        "SELECT count(*) FROM (SELECT '2025-07-01' AS created_at) n, entities e"
+        " WHERE date(n.created_at, 'localtime') = date('2025-07-01') AND date(e.file_created_at) <> '2025-07-02'",
+        (),
+    ),
+    "no date at all": ("SELECT date() = date('now'), date('now', 'localtime') >= date()", ()),
     "start of day": ("SELECT datetime(file_created_at, 'start of day') FROM entities ORDER BY id LIMIT 3", ()),
     "strftime": ("SELECT strftime('%Y-%m-%d %H:00', file_created_at) AS h, count(*) FROM entities GROUP BY h", ()),
     "strftime as a number": (
@@ -117,6 +133,51 @@ def test_a_place_in_another_zone(unchanged: Both, monkeypatch: pytest.MonkeyPatc
     ((here,),) = plain(unchanged.postgresql.execute("SELECT datetime('2025-07-01 20:00:00', 'localtime')"))
     ((there,),) = plain(unchanged.postgresql.execute("SELECT datetime('2025-07-02 05:00:00', 'utc')"))
     assert (here, there) == ("2025-07-02 05:00:00", "2025-07-01 20:00:00")
+
+
+@pytest.fixture
+def st_johns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clocks there were set back a minute after midnight, so that a day began, went on with the one before, and began
+    again.
+    """
+    monkeypatch.setenv("TZ", "America/St_Johns")
+    time.tzset()
+    postgresql_first._translated.cache_clear()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+    postgresql_first._translated.cache_clear()
+
+
+def test_a_day_of_the_place_has_the_same_moments(both: Both, st_johns: None) -> None:
+    back = datetime(2010, 11, 7, 2, 31)
+    moments = [(str(back + step * timedelta(seconds=20)),) for step in range(-500, 500)]
+    moments += [(str(back + step * timedelta(hours=1)),) for step in range(-60, 60)]
+    for side in (both.sqlite, both.postgresql):
+        side.execute("CREATE TABLE moments (at DATETIME)")
+        side.executemany("INSERT INTO moments (at) VALUES (?)", moments)
+    counts = set()
+    for sign in ("=", "==", "<", "<=", ">", ">="):
+        for compared in (f"date(at, 'localtime') {sign} ?", f"DATE( m.at , 'localtime' ) {sign} date(?, 'localtime')",
+                         f"date(at) {sign} ?", f"NOT date(at) {sign} DATE(?)"):  # fmt: skip
+            for day in ("2010-11-05", "2010-11-06", "2010-11-07", "2010-11-08"):
+                query = f"SELECT count(*) FROM moments m WHERE {compared}"
+                expected = plain(both.sqlite.execute(query, (day,)))
+                assert plain(both.postgresql.execute(query, (day,))) == expected, (compared, day)
+                counts.add(expected[0])
+    assert len(counts) > 20
+
+
+def test_a_day_is_looked_up_in_the_index_of_the_column(unchanged: Both) -> None:
+    today = "date(e.file_created_at, 'localtime') = date('now', 'localtime')"
+    unchanged.postgresql.execute("SET enable_seqscan = off")
+    try:
+        plan = " ".join(
+            line for (line,) in plain(unchanged.postgresql.execute(f"EXPLAIN SELECT 1 FROM entities e WHERE {today}"))
+        )
+    finally:
+        unchanged.postgresql.execute("SET enable_seqscan = on")
+    assert "Index Cond: ((file_created_at >= " in plan
 
 
 @pytest.mark.parametrize(
@@ -325,7 +386,7 @@ def test_too_few_values_are_refused(unchanged: Both) -> None:
 
 
 def test_nothing_is_looked_for_in_text_comments_and_names() -> None:
-    made = Translator(Catalog({"t": {"a b"}}, {}), bound=True)
+    made = Translator(Catalog({"t": {"a b": "text"}}, {}), bound=True)
     found = made.translate('SELECT \'LIKE ? "x" %\', "a b" FROM t -- ? LIKE \'x\nWHERE "a b" <> "it\'s" AND 1 = ?')
     assert found.marks == 1
     assert re.sub(r"\s+", " ", found.sql) == (
@@ -334,12 +395,18 @@ def test_nothing_is_looked_for_in_text_comments_and_names() -> None:
 
 
 def test_a_pattern_is_not_known_when_the_query_is_planned() -> None:
-    made = Translator(Catalog({"t": {"a"}}, {}), bound=True)
-    found = made.translate("SELECT a FROM t WHERE a LIKE ? OR a LIKE '%' || ? OR a LIKE ? ESCAPE '!' OR a LIKE 'x%'")
+    """But for a text: that is no more than the end of a file's name, or the like."""
+    made = Translator(Catalog({"t": {"a": "text"}}, {}), bound=True)
+    found = made.translate(
+        "SELECT a FROM t WHERE a LIKE ? OR a LIKE '%' || ? OR a LIKE ? ESCAPE '!' OR t . a LIKE 'X_É%'"
+        " OR NOT a LIKE 'x' OR a NOT LIKE 'x' OR a LIKE 'x' || 'X' OR a LIKE 'x!%' ESCAPE '!' OR lower(a) LIKE 'x'"
+    )
     assert found.sql == (
         'SELECT a FROM t WHERE a COLLATE "C" ILIKE (SELECT %(like0)s)'
         """ OR a COLLATE "C" ILIKE '%%' || (SELECT %(like1)s)"""
-        """ OR a COLLATE "C" ILIKE %(p2)s ESCAPE '!' OR a COLLATE "C" ILIKE 'x%%'"""
+        """ OR a COLLATE "C" ILIKE %(p2)s ESCAPE '!' OR lower(t . a COLLATE "C") LIKE 'x_É%%'"""
+        """ OR NOT lower(a COLLATE "C") LIKE 'x' OR a COLLATE "C" NOT ILIKE 'x' OR a COLLATE "C" ILIKE 'x' || 'X'"""
+        """ OR a COLLATE "C" ILIKE 'x!%%' ESCAPE '!' OR lower(a) COLLATE "C" ILIKE 'x'"""
     )
 
 
@@ -368,7 +435,7 @@ def test_a_connection_that_the_server_has_closed_is_replaced(unchanged: Both) ->
     connection = pool.getconn()
     ((old,),) = plain(connection.execute("SELECT pg_backend_pid()"))
     pool.putconn(connection)
-    unchanged.postgresql.execute("SELECT pg_terminate_backend(?)", (old,))
+    unchanged.postgresql.execute("SELECT pg_terminate_backend(?, 5000)", (old,))
     ((new,),) = plain(pool.getconn().execute("SELECT pg_backend_pid()"))
     assert new != old
     pool.closeall()

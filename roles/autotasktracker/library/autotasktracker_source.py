@@ -45,7 +45,7 @@ EXAMPLES = r"""
 - name: Let PostgreSQL come first
   autotasktracker_source:
     checkout: /home/ada/AutoTaskTracker
-    module: "{{ lookup('ansible.builtin.file', 'postgresql_first.py', rstrip=false) }}"
+    module: "{{ lookup('ansible.builtin.file', role_path ~ '/module_utils/postgresql_first.py', rstrip=false) }}"
 """
 
 RETURN = r"""

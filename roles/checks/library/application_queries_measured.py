@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: application_queries_measured
 short_description: Time both applications' queries on SQLite and on PostgreSQL, and judge the vector search
 description:
-  - Runs with Pensieve's interpreter. Pensieve's questions are asked with Pensieve's own code, AutoTaskTracker's with
-    statements of ours.
+  - Runs with Pensieve's interpreter. Pensieve's questions are asked with Pensieve's own code, AutoTaskTracker's in
+    SQLite's SQL, on PostgreSQL through the module that the migration puts into AutoTaskTracker.
   - The SQLite database is copied beside itself first, asked there, and the copy removed. PostgreSQL is only read; an
     insert is measured in a transaction that is rolled back (it uses up an id of the sequence).
 options:

@@ -1,9 +1,10 @@
 """How long both applications' queries take on SQLite and on PostgreSQL, and whether vector search finds what is near.
 
 Runs in the interpreter of Pensieve's virtual environment. What Pensieve asks is asked with Pensieve's own code
-(`memos.search`, `memos.crud`); what AutoTaskTracker asks is written here in both dialects, with the place where it was
-seen. The SQLite file is one that may be changed: a copy of the backup. PostgreSQL is only read; the insert is rolled
-back.
+(`memos.search`, `memos.crud`). What AutoTaskTracker asks is asked as AutoTaskTracker does, with statements in SQLite's
+SQL, each with the place where it was seen: SQLite through a connection that is kept, PostgreSQL through the module that
+the migration puts into AutoTaskTracker. The SQLite file is one that may be changed: a copy of the backup. PostgreSQL is
+only read; the insert is rolled back.
 
 Times are milliseconds for one call, connection included, the first calls left out.
 """
@@ -17,6 +18,7 @@ import json
 import logging
 import math
 import re
+import sqlite3
 import statistics
 import sys
 import time
@@ -24,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +42,11 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
+try:
+    from ansible.module_utils import postgresql_first
+except ImportError:  # as a program of its own
+    import postgresql_first
+
 Vector = npt.NDArray[np.float32]
 
 VECTORS = "entities_vec_v2"
@@ -52,15 +60,51 @@ WORDS = 24  # of a screenshot's text, as a question
 SMALL = 10_000  # rows below which a planner may rightly prefer to read the whole table
 
 
+class Kept:
+    """A SQLite file as AutoTaskTracker keeps it open for reading."""
+
+    def __init__(self, path: str) -> None:
+        self.connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
+        self.connection.row_factory = sqlite3.Row
+
+    def getconn(self) -> sqlite3.Connection:
+        """It is tried each time before it is used."""
+        self.connection.execute("SELECT 1")
+        return self.connection
+
+    def putconn(self, connection: sqlite3.Connection) -> None:
+        """And again afterwards."""
+        connection.execute("SELECT 1")
+
+    def closeall(self) -> None:
+        """There is one."""
+        self.connection.close()
+
+
 class Side:
-    """One database, opened as Pensieve opens it."""
+    """One database, opened as Pensieve opens it, and as AutoTaskTracker does."""
 
     def __init__(self, database: str) -> None:
         self.settings = settings.model_copy(update={"database_path": database})
         with contextlib.redirect_stdout(io.StringIO()):
             self.engine: Engine = create_db_initializer(self.settings)[0]
         self.provider = create_search_provider(self.settings.database_url)
-        self.is_postgresql = not self.settings.is_sqlite
+        self.tracker: Any = (
+            Kept(database) if self.settings.is_sqlite else postgresql_first.ThreadedConnectionPool(1, 5, database)
+        )
+
+    def close(self) -> None:
+        """End all connections."""
+        self.engine.dispose()
+        self.tracker.closeall()
+
+    def asked_by_tracker(self, statement: str, parameters: Sequence[Any]) -> int:
+        """Rows that AutoTaskTracker gets for a statement, on a connection of its pool."""
+        connection = self.tracker.getconn()
+        try:
+            return len(connection.execute(statement, parameters).fetchall())
+        finally:
+            self.tracker.putconn(connection)
 
     def rows(self, sql: str, **parameters: Any) -> list[Any]:
         """Run a query of ours."""
@@ -331,6 +375,17 @@ def pensieve_queries(sample: Sample) -> Iterator[Query]:
         list(range(VARIANTS)),
         lambda _side, session, number: _insert(session, sample, number),
     )
+    tagged = (
+        "SELECT e.id, e.filepath FROM entities e JOIN entity_tags x ON x.entity_id = e.id"
+        f" JOIN tags t ON t.id = x.tag_id WHERE t.name = :tag ORDER BY e.created_at DESC LIMIT {HITS}"
+    )
+    yield Query(
+        "screenshots with one tag",
+        "other",
+        "models.py, EntityModel.tags",
+        sample.tags,
+        lambda _side, session, tag: len(session.execute(text(tagged), {"tag": tag}).fetchall()),
+    )
 
 
 def _search(side: Side, session: Session, word: str, vector: Vector) -> int:
@@ -378,7 +433,7 @@ def _insert(session: Session, sample: Sample, number: int) -> int:
 
 
 # The tables of AutoTaskTracker's questions: a screenshot with one row of metadata for each key.
-_JOIN = "LEFT JOIN metadata_entries {0} ON {0}.entity_id = e.id AND {0}.key = '{1}'"
+_JOIN = "LEFT JOIN metadata_entries {0} ON e.id = {0}.entity_id AND {0}.key = '{1}'"
 _IMAGES = "(e.filepath LIKE '%.png' OR e.filepath LIKE '%.jpg' OR e.filepath LIKE '%.jpeg' OR e.filepath LIKE '%.webp')"
 
 
@@ -387,27 +442,21 @@ def _joined(**keys: str) -> str:
 
 
 def autotasktracker_queries(sample: Sample) -> Iterator[Query]:
-    """What AutoTaskTracker's dashboards ask, in both dialects."""
+    """What AutoTaskTracker's dashboards ask, in SQLite's SQL."""
 
-    def ask(name: str, origin: str, parameters: Sequence[dict[str, Any]], sqlite: str, postgresql: str = "") -> Query:
-        def run(side: Side, session: Session, of: dict[str, Any]) -> int:
-            statement = (postgresql or sqlite) if side.is_postgresql else sqlite
-            return len(session.execute(text(statement), of).fetchall())
+    def ask(name: str, origin: str, parameters: Sequence[Sequence[Any]], statement: str) -> Query:
+        return Query(name, "other", origin, parameters, lambda side, _session, of: side.asked_by_tracker(statement, of))
 
-        return Query(name, "other", origin, parameters, run)
-
-    days = [
-        {"start": start.isoformat(sep=" "), "end": end.isoformat(sep=" "), "limit": 100} for start, end in sample.days
-    ]
-    noons = [{"day": (start + timedelta(hours=12)).isoformat(sep=" ")} for start, _end in sample.days]
-    between = "e.created_at >= :start AND e.created_at <= :end"
+    days = [(start.isoformat(sep=" "), end.isoformat(sep=" ")) for start, end in sample.days]
+    noons = [((start + timedelta(hours=12)).isoformat(sep=" "),) for start, _end in sample.days]
+    between = "e.created_at >= ? AND e.created_at <= ?"
     yield ask(
         "tasks of one day with text and window",
         "core/database.py, fetch_tasks",
-        days,
+        [(*day, 100) for day in days],
         "SELECT e.id, e.filepath, e.created_at, t.value, w.value FROM entities e"
         f" {_joined(t='ocr_result', w='active_window')}"
-        f" WHERE {_IMAGES} AND {between} ORDER BY e.created_at DESC LIMIT :limit",
+        f" WHERE {_IMAGES} AND {between} ORDER BY e.created_at DESC LIMIT ?",
     )
     seven = {
         "a": "ocr_result", "b": "active_window", "c": "tasks", "d": "category",
@@ -416,9 +465,9 @@ def autotasktracker_queries(sample: Sample) -> Iterator[Query]:
     yield ask(
         "tasks of one day with seven kinds of metadata",
         "dashboards/data/repositories.py, get_tasks_for_period",
-        days,
+        [(*day, 100) for day in days],
         f"SELECT e.id, e.created_at, e.filepath, {', '.join(f'{alias}.value' for alias in seven)} FROM entities e"
-        f" {_joined(**seven)} WHERE {between} ORDER BY e.created_at DESC LIMIT :limit",
+        f" {_joined(**seven)} WHERE {between} ORDER BY e.created_at DESC LIMIT ?",
     )
     yield ask(
         "screenshots by app on one day",
@@ -431,47 +480,30 @@ def autotasktracker_queries(sample: Sample) -> Iterator[Query]:
     yield ask(
         "different windows on one day",
         "dashboards/data/repositories.py, metrics summary",
-        noons,
-        "SELECT count(DISTINCT m.value) FROM metadata_entries m JOIN entities e ON e.id = m.entity_id"
-        " WHERE m.key = 'active_window' AND date(e.created_at) = date(:day)",
-        "SELECT count(DISTINCT m.value) FROM metadata_entries m JOIN entities e ON e.id = m.entity_id"
-        " WHERE m.key = 'active_window' AND date(e.created_at) = date(CAST(:day AS timestamp))",
+        [(start.date().isoformat(),) * 2 for start, _end in sample.days],
+        "SELECT count(DISTINCT m.value) FROM metadata_entries m JOIN entities e ON m.entity_id = e.id"
+        " WHERE m.key = 'active_window' AND DATE(e.created_at) >= DATE(?) AND DATE(e.created_at) <= DATE(?)",
     )
     yield ask(
         "screenshots by hour on one day",
         "dashboards/cache.py, get_hourly_activity",
         days,
-        f"SELECT CAST(strftime('%H', e.created_at) AS INTEGER), count(*) FROM entities e WHERE {between}"
-        " GROUP BY 1 ORDER BY 1",
-        f"SELECT CAST(extract(hour FROM e.created_at) AS INTEGER), count(*) FROM entities e WHERE {between}"
-        " GROUP BY 1 ORDER BY 1",
+        "SELECT CAST(strftime('%H', datetime(created_at, 'localtime')) AS INTEGER) AS hour, count(*) FROM entities"
+        " WHERE created_at >= ? AND created_at <= ? GROUP BY hour ORDER BY hour",
     )
     yield ask(
         "number of screenshots on one day",
         "core/pensieve_adapter.py, get_screenshot_count_query",
         noons,
-        f"SELECT count(*) FROM entities e WHERE {_IMAGES} AND date(e.created_at) = date(:day)",
-        f"SELECT count(*) FROM entities e WHERE {_IMAGES} AND date(e.created_at) = date(CAST(:day AS timestamp))",
+        f"SELECT count(*) FROM entities e WHERE {_IMAGES} AND date(created_at, 'localtime') = date(?, 'localtime')",
     )
     yield ask(
         "part of a word anywhere in texts and windows",
         "core/pensieve_adapter.py, get_search_activities_query",
-        [{"term": f"%{word}%", "limit": 50} for word in sample.words["one in a hundred"]],
+        [(f"%{word}%", f"%{word}%", 50) for word in sample.words["one in a hundred"]],
         f"SELECT e.id, e.filepath, t.value, w.value FROM entities e {_joined(t='ocr_result', w='active_window')}"
-        f" WHERE {_IMAGES} AND (t.value LIKE :term OR w.value LIKE :term) ORDER BY e.created_at DESC LIMIT :limit",
-        f"SELECT e.id, e.filepath, t.value, w.value FROM entities e {_joined(t='ocr_result', w='active_window')}"
-        f' WHERE {_IMAGES} AND (t.value COLLATE "C" ILIKE (SELECT :term) OR w.value COLLATE "C" ILIKE (SELECT :term))'
-        " ORDER BY e.created_at DESC LIMIT :limit",
+        f" WHERE {_IMAGES} AND (t.value LIKE ? OR w.value LIKE ?) ORDER BY e.created_at DESC LIMIT ?",
     )
-    if sample.tags:
-        yield ask(
-            "screenshots with one tag",
-            "models.py, EntityModel.tags",
-            [{"tag": tag} for tag in sample.tags],
-            "SELECT e.id, e.filepath FROM entities e JOIN entity_tags x ON x.entity_id = e.id"
-            " JOIN tags t ON t.id = x.tag_id"
-            f" WHERE t.name = :tag ORDER BY e.created_at DESC LIMIT {HITS}",
-        )
 
 
 def measure(query: Query, sqlite: Side, postgresql: Side, seconds: float, least: int) -> Timing:
@@ -708,9 +740,9 @@ def measure_all(
         found["vectors"] = vector_facts(postgresql, vectors)
         return found
     finally:
-        postgresql.engine.dispose()
+        postgresql.close()
         if sqlite:
-            sqlite.engine.dispose()
+            sqlite.close()
 
 
 def judge(found: dict[str, Any], bars: Bars | None = None) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ import functools
 import logging
 import os
 import re
+import select
 import threading
 import time
 import warnings
@@ -211,9 +212,9 @@ def database_size(manager: Any) -> int:
 
 
 class Catalog(NamedTuple):
-    """What translating needs to know of the database: columns and unique keys of each table."""
+    """What translating needs to know of the database: columns with their types, and unique keys, of each table."""
 
-    columns: dict[str, set[str]]
+    columns: dict[str, dict[str, str]]
     keys: dict[str, list[set[str]]]
 
 
@@ -263,6 +264,7 @@ _COLUMNS = (
 _ENDS_PATTERN = {"AND", "OR", "ORDER", "GROUP", "LIMIT", "THEN", "ELSE", "END", "WHEN", "UNION", "HAVING", ")", ","}
 _CLAUSES = {"SELECT", "FROM", "ON", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
 _ASCII = 'COLLATE "C"'  # SQLite's LIKE knows the capitals of ASCII only, and so does this
+_SIGNS = {"=", "==", ">=", ">", "<=", "<"}
 _COMPARES = {"=", "==", "!=", "<>", "IN", "NOT", "LIKE"}
 _STRFTIME = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH24", "%M": "MI", "%S": "SS", "%f": "SS.MS", "%j": "DDD"}
 _UTC_NOW = "timezone('UTC', now())"
@@ -378,13 +380,21 @@ class Translator:
             if function is not None and before.value != ".":
                 end = closing(tokens, tokens.index(after, position))
                 inner = tokens[tokens.index(after, position) + 1 : end]
-                out.append(function(self, split(inner) if significant(inner) else []))
-                position = end
+                arguments = split(inner) if significant(inner) else []
+                days, more = self.days(arguments, tokens[end + 1 :]) if token.upper == "DATE" else ("", 0)
+                out.append(days or function(self, arguments))
+                position = end + more
             elif token.upper == "SOURCE_TYPE" and after.upper in ("=", "==") and self.reads_labels(rest):
                 prefix = out.pop(-2) + out.pop() if before.value == "." else ""
                 value = self.plain(rest[1:2])
                 out.append(f"{value} IN ({prefix}{token.value}::text, {prefix}source)")
                 position = tokens.index(rest[1], position)
+            elif (
+                token.upper == "LIKE" and before.kind == "word" and before.upper not in ("NOT", "END") and _alone(rest)
+            ):
+                column = _taken(out)
+                out.append(f"lower({column} {_ASCII}) LIKE {self.text(_lower(after.value[1:-1]), pattern=True)}")
+                position = tokens.index(after, position)
             elif token.upper == "NOT" and after.upper == "LIKE":
                 out.append(f"{_ASCII} NOT")
             elif token.upper == "LIKE" and before.value != ".":
@@ -561,11 +571,57 @@ class Translator:
     def moment(self, arguments: Sequence[Sequence[Token]]) -> str:
         """Timestamp (UTC, without zone) of the arguments of SQLite's date functions: a value, then modifiers."""
         given = [significant(argument) for argument in arguments] or [[Token("text", "'now'")]]
-        now = len(given[0]) == 1 and given[0][0].value.lower().strip("'\"") == "now"
-        stamp = _UTC_NOW if now else f"timezone('UTC', ({self.plain(arguments[0]).strip()})::timestamptz)"
+        if len(given[0]) == 1 and given[0][0].value.lower().strip("'\"") == "now":
+            stamp = _UTC_NOW
+        elif self.is_moment(given[0]):
+            stamp = self.plain(arguments[0]).strip()
+        else:
+            stamp = f"timezone('UTC', ({self.plain(arguments[0]).strip()})::timestamptz)"
         for modifier in given[1:]:
             stamp = self.modified(stamp, modifier)
         return stamp
+
+    def is_moment(self, given: Sequence[Token]) -> bool:
+        """Whether this is a timestamp already: what datetime() gives, or a column that is one in all tables.
+
+        A name that the statement itself gives to something may be anything.
+        """
+        if given and given[0].upper == "DATETIME":
+            return len(given) > 1 and closing(given, 1) == len(given) - 1
+        if [token.kind for token in given] not in (["word"], ["word", "other", "word"]):
+            return False
+        name = given[-1].value.lower()
+        if name in self.aliases:
+            return False
+        types = {self.catalog.columns.get(table, {}).get(name) for table in self.tables} - {None}
+        return types == {"timestamp without time zone"}
+
+    def days(self, arguments: Sequence[Sequence[Token]], tokens: Sequence[Token]) -> tuple[str, int]:
+        """date(column) compared with a day, and how many `tokens`, which follow date(…), that takes; else nothing, 0.
+
+        The comparison decides; the column itself is compared with about the same, for which an index can be used.
+        Where clocks are set back at midnight a day has hours that lie outside of it, so a few more are looked at.
+        """
+        given = [significant(argument) for argument in arguments]
+        places = [place for place, token in enumerate(tokens) if token.kind != "space"][:3]
+        signs = [tokens[place].value for place in places]
+        of_column = given and given[1:] in ([], [[Token("text", "'localtime'")]]) and self.is_moment(given[0])
+        if not of_column or len(places) < 2 or signs[0] not in _SIGNS:
+            return "", 0
+        end = places[1] + 1
+        if tokens[places[1]].upper == "DATE" and signs[2:] == ["("]:
+            end = closing(tokens, places[2]) + 1
+        elif tokens[places[1]].kind not in ("mark", "text"):
+            return "", 0
+        value = f"({self.plain(tokens[places[1] : end])})::date"
+        parts = [f"({self.moment(arguments)})::date {'=' if signs[0] == '==' else signs[0]} {value}"]
+        for sign, day, hours in ((">=", value, -3), ("<", f"{value} + 1", 3)):
+            if signs[0] in ("=", "==") or signs[0][0] == sign[0]:
+                bound = f"({day})::timestamp"
+                if len(given) > 1:
+                    bound = f"{self.modified(bound, [Token('text', 'utc')])} + interval '{hours} hours'"
+                parts.append(f"{self.plain(arguments[0]).strip()} {sign} {bound}")
+        return f"({' AND '.join(parts)})", end
 
     def modified(self, stamp: str, modifier: Sequence[Token]) -> str:
         """A timestamp after one of SQLite's modifiers."""
@@ -612,6 +668,35 @@ def _words(keywords: str) -> list[Token]:
     return [Token("word", word) for word in keywords.split()]
 
 
+def _alone(rest: Sequence[Token]) -> bool:
+    """Whether a pattern of LIKE is one text, with no escape character."""
+    return bool(rest) and rest[0].kind == "text" and not any(token.upper in ("ESCAPE", "||") for token in rest[1:2])
+
+
+def _taken(out: list[str]) -> str:
+    """The column that was written last, with its table's name, taken away from there."""
+    start = len(out)
+    while True:
+        start = _last(out, start)
+        point = _last(out, start)
+        if point < 0 or out[point] != ".":
+            break
+        start = point
+    column = "".join(out[start:]).strip()
+    del out[start:]
+    return column
+
+
+def _last(out: Sequence[str], end: int) -> int:
+    """Place of the last piece before `end` that is no space, -1 when there is none."""
+    return next((place for place in range(end - 1, -1, -1) if not out[place].isspace()), -1)
+
+
+def _lower(text: str) -> str:
+    """Capitals of ASCII made small, as SQLite's LIKE and PostgreSQL's collation "C" do."""
+    return re.sub("[A-Z]+", lambda found: found.group().lower(), text)
+
+
 def _quoted(name: str) -> str:
     return '"' + name + '"'
 
@@ -651,7 +736,7 @@ def conflict(resolution: set[str], columns: Sequence[str], keys: Sequence[set[st
 # Connections
 
 _CATALOG = """
-SELECT c.relname, array_agg(a.attname::text),
+SELECT c.relname, array_agg(a.attname::text), array_agg(format_type(a.atttypid, NULL)),
        (SELECT array_agg((SELECT array_to_string(array_agg(k.attname::text), ' ') FROM pg_attribute k
                           WHERE k.attrelid = c.oid AND k.attnum = ANY (i.indkey)))
         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL)
@@ -883,8 +968,8 @@ class Connection(psycopg2.extensions.connection):
             cursor.execute(_CATALOG)
             rows = cursor.fetchall()
         return Catalog(
-            {name: set(columns) for name, columns, _ in rows},
-            {name: [set(key.split()) for key in keys or ()] for name, _, keys in rows},
+            {name: dict(zip(columns, types)) for name, columns, types, _ in rows},
+            {name: [set(key.split()) for key in keys or ()] for name, _, _, keys in rows},
         )
 
 
@@ -923,6 +1008,13 @@ class _Shared(psycopg2.pool.ThreadedConnectionPool):
         return connection
 
 
+def _speaks(connection: Connection) -> bool:
+    """Whether something has come from the server unasked, such as that it ends. Takes no time, as asking it would."""
+    watch = select.poll()
+    watch.register(connection, select.POLLIN)
+    return bool(watch.poll(0))
+
+
 class ThreadedConnectionPool:
     """psycopg2's, but all pools of a process that lead to one database share their connections.
 
@@ -945,14 +1037,15 @@ class ThreadedConnectionPool:
         self.closed = False
 
     def getconn(self, key: Any = None) -> Connection:
-        """A connection that answers."""
+        """A connection that the server has not closed."""
         if not self.shared.free.acquire(timeout=self.WAIT):
             raise psycopg2.pool.PoolError(f"no connection became free within {self.WAIT:.0f} s")
         try:
             while True:
                 connection: Any = self.shared.getconn(key)
                 try:
-                    connection.execute("SELECT 1")
+                    if connection.closed or _speaks(connection):
+                        connection.execute("SELECT 1")
                     checked: Connection = connection
                     return checked
                 except (psycopg2.OperationalError, psycopg2.InterfaceError):
