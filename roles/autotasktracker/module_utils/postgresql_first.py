@@ -389,12 +389,6 @@ class Translator:
                 value = self.plain(rest[1:2])
                 out.append(f"{value} IN ({prefix}{token.value}::text, {prefix}source)")
                 position = tokens.index(rest[1], position)
-            elif (
-                token.upper == "LIKE" and before.kind == "word" and before.upper not in ("NOT", "END") and _alone(rest)
-            ):
-                column = _taken(out)
-                out.append(f"lower({column} {_ASCII}) LIKE {self.text(_lower(after.value[1:-1]), pattern=True)}")
-                position = tokens.index(after, position)
             elif token.upper == "NOT" and after.upper == "LIKE":
                 out.append(f"{_ASCII} NOT")
             elif token.upper == "LIKE" and before.value != ".":
@@ -600,7 +594,7 @@ class Translator:
         """date(column) compared with a day, and how many `tokens`, which follow date(…), that takes; else nothing, 0.
 
         The comparison decides; the column itself is compared with about the same, for which an index can be used.
-        Where clocks are set back at midnight a day has hours that lie outside of it, so a few more are looked at.
+        Where clocks are set back at midnight, by two hours at most, a part of a day lies outside of it.
         """
         given = [significant(argument) for argument in arguments]
         places = [place for place, token in enumerate(tokens) if token.kind != "space"][:3]
@@ -615,7 +609,7 @@ class Translator:
             return "", 0
         value = f"({self.plain(tokens[places[1] : end])})::date"
         parts = [f"({self.moment(arguments)})::date {'=' if signs[0] == '==' else signs[0]} {value}"]
-        for sign, day, hours in ((">=", value, -3), ("<", f"{value} + 1", 3)):
+        for sign, day, hours in ((">=", value, -2), ("<", f"{value} + 1", 2)):
             if signs[0] in ("=", "==") or signs[0][0] == sign[0]:
                 bound = f"({day})::timestamp"
                 if len(given) > 1:
@@ -628,10 +622,13 @@ class Translator:
         if len(modifier) == 1 and modifier[0].kind == "mark":
             return f"({stamp} + {self.plain(modifier)}::interval)"
         content = modifier[0].value.strip("'\"").lower() if len(modifier) == 1 else ""
+        zone = local_zone()
+        if content in ("localtime", "utc") and zone in ("UTC", "Etc/UTC"):
+            return stamp
         if content == "localtime":
-            return f"timezone('{local_zone()}', timezone('UTC', {stamp}))"
+            return f"timezone('{zone}', timezone('UTC', {stamp}))"
         if content == "utc":
-            return f"timezone('UTC', timezone('{local_zone()}', {stamp}))"
+            return f"timezone('UTC', timezone('{zone}', {stamp}))"
         if content in ("start of day", "start of month", "start of year"):
             return f"date_trunc('{content.rpartition(' ')[2]}', {stamp})"
         if re.fullmatch(r"[-+]?\d+(\.\d+)? (second|minute|hour|day|month|year)s?", content):
@@ -666,35 +663,6 @@ FUNCTIONS: dict[str, Callable[[Translator, list[list[Token]]], str]] = {
 
 def _words(keywords: str) -> list[Token]:
     return [Token("word", word) for word in keywords.split()]
-
-
-def _alone(rest: Sequence[Token]) -> bool:
-    """Whether a pattern of LIKE is one text, with no escape character."""
-    return bool(rest) and rest[0].kind == "text" and not any(token.upper in ("ESCAPE", "||") for token in rest[1:2])
-
-
-def _taken(out: list[str]) -> str:
-    """The column that was written last, with its table's name, taken away from there."""
-    start = len(out)
-    while True:
-        start = _last(out, start)
-        point = _last(out, start)
-        if point < 0 or out[point] != ".":
-            break
-        start = point
-    column = "".join(out[start:]).strip()
-    del out[start:]
-    return column
-
-
-def _last(out: Sequence[str], end: int) -> int:
-    """Place of the last piece before `end` that is no space, -1 when there is none."""
-    return next((place for place in range(end - 1, -1, -1) if not out[place].isspace()), -1)
-
-
-def _lower(text: str) -> str:
-    """Capitals of ASCII made small, as SQLite's LIKE and PostgreSQL's collation "C" do."""
-    return re.sub("[A-Z]+", lambda found: found.group().lower(), text)
 
 
 def _quoted(name: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -510,15 +511,21 @@ def measure(query: Query, sqlite: Side, postgresql: Side, seconds: float, least:
     """Call a query on both sides by turns, for about `seconds` on each, at least `least` times.
 
     What Pensieve cannot answer on SQLite (LookupError or ValueError, for AutoTaskTracker's rows) is left out, and told.
+    Garbage is collected between calls: that takes longer than most of them, and would meet either side by chance.
     """
     timing = Timing(query)
     sides = {"sqlite": (sqlite, timing.sqlite), "postgresql": (postgresql, timing.postgresql)}
 
     def call(side: Side, parameter: Any) -> tuple[float, int]:
-        begin = time.perf_counter()
-        with Session(side.engine) as session:
-            rows = query.run(side, session, parameter)
-        return 1000 * (time.perf_counter() - begin), rows
+        gc.collect()
+        gc.disable()
+        try:
+            begin = time.perf_counter()
+            with Session(side.engine) as session:
+                rows = query.run(side, session, parameter)
+            return 1000 * (time.perf_counter() - begin), rows
+        finally:
+            gc.enable()
 
     parameters = []
     for parameter in query.parameters:
@@ -730,6 +737,8 @@ def measure_all(
             sample = draw(sqlite)
             vectors = sample.vectors
             found["entities"] = sqlite.rows("SELECT count(*) FROM entities")[0][0]
+            gc.collect()
+            gc.freeze()  # what Pensieve has loaded need not be looked through before each call
             for query in [*pensieve_queries(sample), *autotasktracker_queries(sample)]:
                 if not query.parameters or only not in query.name:
                     continue
