@@ -70,6 +70,10 @@ QUERIES: dict[str, tuple[str, tuple[Any, ...]]] = {
         " WHERE date(n.created_at, 'localtime') = date('2025-07-01') AND date(e.file_created_at) <> '2025-07-02'",
         (),
     ),
+    "a date within something": (
+        "SELECT count(*) FROM entities WHERE '' || date(file_created_at) = ? AND (date(file_created_at) <= ?)",
+        ("2025-07-01", "2025-07-01"),
+    ),
     "no date at all": ("SELECT date() = date('now'), date('now', 'localtime') >= date()", ()),
     "start of day": ("SELECT datetime(file_created_at, 'start of day') FROM entities ORDER BY id LIMIT 3", ()),
     "strftime": ("SELECT strftime('%Y-%m-%d %H:00', file_created_at) AS h, count(*) FROM entities GROUP BY h", ()),
@@ -166,6 +170,17 @@ def test_a_day_of_the_place_has_the_same_moments(both: Both, st_johns: None) -> 
                 assert plain(both.postgresql.execute(query, (day,))) == expected, (compared, day)
                 counts.add(expected[0])
     assert len(counts) > 20
+
+
+def test_a_day_with_something_after_it(unchanged: Both) -> None:
+    ((days, rows),) = plain(
+        unchanged.postgresql.execute(
+            "SELECT count(*) FILTER (WHERE date(file_created_at) = %s::date + 0 AND date(file_created_at)"
+            " >= date(%s) - 1), count(*) FROM entities WHERE DATE(file_created_at) >= %s::date",
+            ("2025-07-01", "2025-07-01", "2025-07-01"),
+        )
+    )
+    assert days == rows > 0
 
 
 def test_a_day_is_looked_up_in_the_index_of_the_column(unchanged: Both) -> None:

@@ -264,6 +264,7 @@ _COLUMNS = (
 _ENDS_PATTERN = {"AND", "OR", "ORDER", "GROUP", "LIMIT", "THEN", "ELSE", "END", "WHEN", "UNION", "HAVING", ")", ","}
 _CLAUSES = {"SELECT", "FROM", "ON", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
 _ASCII = 'COLLATE "C"'  # SQLite's LIKE knows the capitals of ASCII only, and so does this
+_BEGINS = {"", "SELECT", "WHERE", "ON", "AND", "OR", "NOT", "WHEN", "HAVING", "(", ","}
 _SIGNS = {"=", "==", ">=", ">", "<=", "<"}
 _COMPARES = {"=", "==", "!=", "<>", "IN", "NOT", "LIKE"}
 _STRFTIME = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH24", "%M": "MI", "%S": "SS", "%f": "SS.MS", "%j": "DDD"}
@@ -381,7 +382,8 @@ class Translator:
                 end = closing(tokens, tokens.index(after, position))
                 inner = tokens[tokens.index(after, position) + 1 : end]
                 arguments = split(inner) if significant(inner) else []
-                days, more = self.days(arguments, tokens[end + 1 :]) if token.upper == "DATE" else ("", 0)
+                alone = token.upper == "DATE" and before.upper in _BEGINS
+                days, more = self.days(arguments, tokens[end + 1 :]) if alone else ("", 0)
                 out.append(days or function(self, arguments))
                 position = end + more
             elif token.upper == "SOURCE_TYPE" and after.upper in ("=", "==") and self.reads_labels(rest):
@@ -606,6 +608,9 @@ class Translator:
         if tokens[places[1]].upper == "DATE" and signs[2:] == ["("]:
             end = closing(tokens, places[2]) + 1
         elif tokens[places[1]].kind not in ("mark", "text"):
+            return "", 0
+        following = significant(tokens[end:])
+        if following and following[0].upper not in _ENDS_PATTERN:
             return "", 0
         value = f"({self.plain(tokens[places[1] : end])})::date"
         parts = [f"({self.moment(arguments)})::date {'=' if signs[0] == '==' else signs[0]} {value}"]
