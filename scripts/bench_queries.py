@@ -29,7 +29,6 @@ from sqlite_to_postgresql.copier import copy
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURE = ROOT / "roles" / "checks" / "module_utils" / "application_queries.py"
-TRACKER = ROOT / "roles" / "autotasktracker" / "module_utils"
 SETTINGS = {
     "fsync": "on",
     "shared_buffers": "1GB",
@@ -94,7 +93,7 @@ def main() -> int:
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     defaults = yaml.safe_load((ROOT / "roles" / "postgres" / "defaults" / "main.yml").read_text())
-    pensieve = Pensieve(Path(os.environ["PENSIEVE_VENV"]), folder / "home", modules=TRACKER)
+    pensieve = Pensieve(Path(os.environ["PENSIEVE_VENV"]), folder / "home")
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch), SETTINGS) as server:
         source = Path(shutil.copy(make_source(pensieve, folder, options.screenshots), Path(scratch) / "database.db"))
         with closing(sqlite3.connect(source)) as connection:

@@ -18,7 +18,6 @@ from .conftest import ROOT
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker]
 
 SCRIPT = ROOT / "roles" / "checks" / "module_utils" / "application_queries.py"
-TRACKER = ROOT / "roles" / "autotasktracker" / "module_utils"
 NEVER = "no query has this name"
 
 
@@ -38,8 +37,7 @@ def measured(
         server.run(*(statement.replace("DATABASE", f'DATABASE "{name}"') for statement in damage), database=name)
         options = ["--source", str(source), "--target", database, "--seconds", "0.05", "--only", only]
         options += ["--judged-from", "0" if "one tag" in only else "10000"]
-        asker = Pensieve(user.folder, user.home, user.dimensions, TRACKER)
-        done = asker.run("python", str(SCRIPT), *options, database=str(source))
+        done = user.run("python", str(SCRIPT), *options, database=str(source))
         found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
         found["by_point"] = {check["point"]: check for check in found["checks"]}
         return found

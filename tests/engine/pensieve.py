@@ -24,15 +24,15 @@ class Pensieve:
     """Runs Pensieve's commands with a home of its own.
 
     `folder`: its virtual environment. `home`: a folder that is made; its `.memos/config.yaml` asks for vectors of
-    `dimensions` numbers. `modules`: a folder whose modules come first: another version of Pensieve, or what a script
-    imports.
+    `dimensions` numbers. `package`: a folder with another version of Pensieve, which takes the place of the
+    environment's own.
     """
 
-    def __init__(self, folder: Path, home: Path, dimensions: int = 768, modules: Path | None = None) -> None:
+    def __init__(self, folder: Path, home: Path, dimensions: int = 768, package: Path | None = None) -> None:
         self.folder = folder
         self.home = home
         self.dimensions = dimensions
-        self.modules = modules
+        self.package = package
         config = home / ".memos" / "config.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(
@@ -47,8 +47,8 @@ class Pensieve:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
         environment.update(HOME=str(self.home), MEMOS_DATABASE_PATH=database, LOGFIRE_SEND_TO_LOGFIRE="false")
         environment.pop("PYTHONPATH", None)
-        if self.modules is not None:
-            environment["PYTHONPATH"] = str(self.modules)
+        if self.package is not None:
+            environment["PYTHONPATH"] = str(self.package)
         result = subprocess.run(
             [str(self.folder / "bin" / command[0]), *command[1:]],
             env=environment,

@@ -31,7 +31,7 @@ def pensieve_of(pensieve: Pensieve, tmp_path_factory: pytest.TempPathFactory) ->
     def make(version: str) -> Pensieve:
         folder = tmp_path_factory.mktemp(f"pensieve-{version}")
         add_version(pensieve.folder, version, folder / "package")
-        return Pensieve(pensieve.folder, folder / "home", modules=folder / "package")
+        return Pensieve(pensieve.folder, folder / "home", package=folder / "package")
 
     return make
 

@@ -66,6 +66,10 @@ def test_fresh_start(
     assert "copy | Copy every row" not in done.stdout
     assert rows(sample.base / "database.db") == before
     assert entities(sample) == 0
+    storage = "SELECT attstorage, attcompression FROM pg_attribute WHERE attname = 'search_vector'"
+    storage += " AND attrelid = 'entities_fts'::regclass"
+    asked = ["docker", "exec", "--user=postgres", NAME, "psql", "-AXtd", "autotasktracker", "-c", storage]
+    assert subprocess.run(asked, check=True, capture_output=True, text=True).stdout == "m|p\n"
     report = checks(tmp_path)
     assert report["3.2.3"]["result"] == "not applicable"
     assert "started fresh" in report["3.2.3"]["evidence"]

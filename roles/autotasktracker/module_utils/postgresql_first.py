@@ -264,6 +264,7 @@ _COLUMNS = (
 _ENDS_PATTERN = {"AND", "OR", "ORDER", "GROUP", "LIMIT", "THEN", "ELSE", "END", "WHEN", "UNION", "HAVING", ")", ","}
 _CLAUSES = {"SELECT", "FROM", "ON", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "SET", "VALUES"}
 _ASCII = 'COLLATE "C"'  # SQLite's LIKE knows the capitals of ASCII only, and so does this
+# What stands before and between the two sides of a comparison of which nothing else is made.
 _BEGINS = {"", "SELECT", "WHERE", "ON", "AND", "OR", "NOT", "WHEN", "HAVING", "(", ","}
 _SIGNS = {"=", "==", ">=", ">", "<=", "<"}
 _COMPARES = {"=", "==", "!=", "<>", "IN", "NOT", "LIKE"}
@@ -592,7 +593,7 @@ class Translator:
         types = {self.catalog.columns.get(table, {}).get(name) for table in self.tables} - {None}
         return types == {"timestamp without time zone"}
 
-    def days(self, arguments: Sequence[Sequence[Token]], tokens: Sequence[Token]) -> tuple[str, int]:
+    def days(self, arguments: list[list[Token]], tokens: Sequence[Token]) -> tuple[str, int]:
         """date(column) compared with a day, and how many `tokens`, which follow date(…), that takes; else nothing, 0.
 
         The comparison decides; the column itself is compared with about the same, for which an index can be used.
@@ -613,13 +614,14 @@ class Translator:
         if following and following[0].upper not in _ENDS_PATTERN:
             return "", 0
         value = f"({self.plain(tokens[places[1] : end])})::date"
-        parts = [f"({self.moment(arguments)})::date {'=' if signs[0] == '==' else signs[0]} {value}"]
-        for sign, day, hours in ((">=", value, -2), ("<", f"{value} + 1", 2)):
-            if signs[0] in ("=", "==") or signs[0][0] == sign[0]:
+        sign = "=" if signs[0] == "==" else signs[0]
+        parts = [f"{FUNCTIONS['DATE'](self, arguments)} {sign} {value}"]
+        for bounds, day, hours in ((">=", value, -2), ("<", f"{value} + 1", 2)):
+            if sign == "=" or sign[0] == bounds[0]:
                 bound = f"({day})::timestamp"
                 if len(given) > 1:
                     bound = f"{self.modified(bound, [Token('text', 'utc')])} + interval '{hours} hours'"
-                parts.append(f"{self.plain(arguments[0]).strip()} {sign} {bound}")
+                parts.append(f"{self.plain(arguments[0]).strip()} {bounds} {bound}")
         return f"({' AND '.join(parts)})", end
 
     def modified(self, stamp: str, modifier: Sequence[Token]) -> str:
@@ -627,13 +629,10 @@ class Translator:
         if len(modifier) == 1 and modifier[0].kind == "mark":
             return f"({stamp} + {self.plain(modifier)}::interval)"
         content = modifier[0].value.strip("'\"").lower() if len(modifier) == 1 else ""
-        zone = local_zone()
-        if content in ("localtime", "utc") and zone in ("UTC", "Etc/UTC"):
-            return stamp
-        if content == "localtime":
-            return f"timezone('{zone}', timezone('UTC', {stamp}))"
-        if content == "utc":
-            return f"timezone('UTC', timezone('{zone}', {stamp}))"
+        if content in ("localtime", "utc"):
+            here = local_zone()
+            of, to = ("UTC", here) if content == "localtime" else (here, "UTC")
+            return stamp if here in ("UTC", "Etc/UTC") else f"timezone('{to}', timezone('{of}', {stamp}))"
         if content in ("start of day", "start of month", "start of year"):
             return f"date_trunc('{content.rpartition(' ')[2]}', {stamp})"
         if re.fullmatch(r"[-+]?\d+(\.\d+)? (second|minute|hour|day|month|year)s?", content):

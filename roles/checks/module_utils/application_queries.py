@@ -46,6 +46,7 @@ from sqlalchemy.orm import Session
 try:
     from ansible.module_utils import postgresql_first
 except ImportError:  # as a program of its own
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "autotasktracker" / "module_utils"))
     import postgresql_first
 
 Vector = npt.NDArray[np.float32]
