@@ -12,6 +12,8 @@ description:
     it is read; a damaged one is told in RV(problems), with the command that helps.
   - It is written as a whole or not at all, and a second time into the backup that it names. Both are on the disk when
     the module returns.
+  - How far the migration came is told to the journal first. Where the two differ, since a run was killed in between,
+    the journal is right, and RV(manifest) says what it says.
 options:
   state_dir:
     description: Directory of C(manifest.json), and of the C(backups).
@@ -57,6 +59,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ansible.module_utils import migration_journal
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.migration_manifest import NAME, read
 from ansible.module_utils.whole_file import write
@@ -89,6 +92,11 @@ def problem(file: Path, error: Exception) -> dict[str, Any]:
     }
 
 
+def known(state_dir: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the journal says of the migration that a manifest describes."""
+    return dict(migration_journal.read(state_dir).facts.get(manifest["stamp"], {}))
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -99,7 +107,8 @@ def main() -> None:
     content = module.params["content"]
     if content is None:
         try:
-            module.exit_json(changed=False, manifest=read(file), problems=[])
+            manifest = read(file)
+            module.exit_json(changed=False, manifest={**manifest, **known(file.parent, manifest)}, problems=[])
         except FileNotFoundError:
             module.exit_json(changed=False, manifest={"phase": "none"}, problems=[])
         except (OSError, ValueError) as error:
@@ -108,8 +117,11 @@ def main() -> None:
     # The copy first: what is interrupted in between has the other as it was.
     places = [file.parent / "backups" / content["stamp"] / NAME, file]
     changed = [place for place in places if not place.is_file() or place.read_bytes() != text]
+    facts = {name: content[name] for name in migration_journal.FACTS if name in content}
     if not module.check_mode:
         try:
+            if known(file.parent, content) != facts:
+                migration_journal.append(file.parent, {"step": "manifest", "stamp": content["stamp"], **facts})
             for place in changed:
                 for folder in (place.parent.parent, place.parent):
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

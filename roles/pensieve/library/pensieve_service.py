@@ -59,6 +59,19 @@ options:
     description: With O(state=started), fail when a service runs already.
     type: bool
     default: false
+  journal:
+    description:
+      - Directory of the journal, which is told of the stop before it, and of the start before and after it.
+    type: path
+  record:
+    description: What the record before the start says besides, like C(backend).
+    type: dict
+    default: {}
+  record_required:
+    description: Whether a stop or start fails that cannot be recorded. Those that bring Pensieve back after a failure
+      do not.
+    type: bool
+    default: true
   state:
     description: What to reach. C(alone) changes nothing, and fails when a service runs.
     type: str
@@ -118,6 +131,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
+from ansible.module_utils import migration_journal
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pensieve_process import (
     SERVICES,
@@ -201,6 +215,24 @@ class Installation:
         self.units = {Unit(unit["name"], unit["scope"]): unit["services"] for unit in params["units"]}
         self.environments = Path(params["environment"]) if params["environment"] else None
         self.alone: bool = params["alone"]
+        self.journal = Path(params["journal"]) if params["journal"] else None
+
+    def record(self, required: bool, **record: Any) -> None:
+        """Tell the journal; fail, or only warn, when it cannot be written."""
+        if self.journal is None:
+            return
+        try:
+            migration_journal.append(self.journal, record)
+        except OSError as error:
+            said = f"the journal in {self.journal} cannot be written: {error}"
+            if not required:
+                self.module.warn(said)
+                return
+            self.module.fail_json(
+                msg=f"Found: {said}. Expected: that a {record['step']} is recorded before it is done. "
+                "Untouched: Pensieve's services by this step, which has done nothing. "
+                "Next: free some space on its disk (or mend what stands above), then run the playbook again."
+            )
 
     def running(self) -> list[str]:
         """Services that run now, in the order in which they start."""
@@ -264,6 +296,8 @@ class Installation:
     def stop(self) -> None:
         """Stop every service; fail with the reason when one does not go, or comes back."""
         self.keep_environments()
+        if self.running():
+            self.record(self.module.params["record_required"], step="stop", owes_start=True)
         for service in reversed(SERVICES):
             pids = [process.pid for process in find(self.home) if process.service == service]
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -302,6 +336,9 @@ class Installation:
         """Start services, serve first; return when the server and its database answer."""
         if self.alone:
             self.require_alone()
+        params = self.module.params
+        if services or params["record"]:
+            self.record(params["record_required"], step="start", **params["record"])
         for service in SERVICES:
             if service in services:
                 self.start_one(service)
@@ -311,6 +348,7 @@ class Installation:
                     msg=f"Pensieve's server {state}: {self.endpoint}/api/libraries is not 200. "
                     f"Its log ends with:\n{log_tail(self.base_dir, 'serve')}"
                 )
+        self.record(False, step="started", owes_start=False)
 
     def start_one(self, service: str) -> None:
         """Start a service as `memos start` does, by it where it does anything."""
@@ -366,6 +404,9 @@ def main() -> None:
             "units": {"type": "list", "elements": "dict", "default": []},
             "environment": {"type": "path"},
             "alone": {"type": "bool", "default": False},
+            "journal": {"type": "path"},
+            "record": {"type": "dict", "default": {}},
+            "record_required": {"type": "bool", "default": True},
             "state": {"type": "str", "choices": ["started", "stopped", "alone"], "required": True},
             "timeout": {"type": "int", "default": 90},
         },

@@ -24,6 +24,9 @@ options:
     description: New value, a string.
     type: str
     required: true
+  journal:
+    description: Directory of the journal, which is told of the change before it.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -55,6 +58,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.module_utils import migration_journal
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.settings_error import masked, told
 from ansible.module_utils.whole_file import write_like
@@ -118,6 +122,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "key": {"type": "str", "required": True, "no_log": False},
             "value": {"type": "str", "required": True},
+            "journal": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -136,7 +141,16 @@ def main() -> None:
         )
     changed = after != text and previous != value
     if changed and not module.check_mode:
-        write(path, after.encode("utf-8"))
+        try:
+            if module.params["journal"]:
+                record = {"step": "settings", "path": str(path), "key": key}
+                migration_journal.append(Path(module.params["journal"]), record)
+            write(path, after.encode("utf-8"))
+        except OSError as error:
+            module.fail_json(
+                msg=f"Found: {path} cannot be changed: {error}. Expected: room and the right to write it, and the "
+                f"journal before it. Untouched: {path}. Next: mend that, then run the playbook again."
+            )
     shown = {"before": masked(text), "after": masked(after)}
     difference = {"before_header": str(path), "after_header": str(path), **shown}
     module.exit_json(changed=changed, previous=previous, diff=difference if changed else {})
