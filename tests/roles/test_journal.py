@@ -94,3 +94,25 @@ def test_a_directory_that_holds_nothing_goes_with_the_claim(state: Path) -> None
     journal.append(state, {"step": "stop"})
     journal.release(state)
     assert [file.name for file in state.iterdir()] == [journal.NAME]
+
+
+def test_what_a_dead_operation_left_working_is_ended(state: Path) -> None:
+    marked = {**os.environ, journal.MARK: str(state)}
+    other = {**os.environ, journal.MARK: str(state) + "-of-another"}
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    ours, theirs, holder = (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+        for env in (marked, other, marked)
+    )
+    for process in (ours, theirs, holder):
+        assert process.stdout is not None
+        process.stdout.readline()
+    (state / "snapshot").mkdir(parents=True)
+    (state / "snapshot" / "snapshot.json").write_text(json.dumps({"pid": holder.pid}))
+    assert journal.left_over(state) == [ours.pid]
+    assert journal.end_left_over(state) == []
+    assert ours.wait() != 0
+    assert theirs.poll() is None, "another installation's"
+    assert holder.poll() is None, "it holds the snapshot"
+    theirs.communicate()
+    holder.communicate()

@@ -10,7 +10,8 @@ short_description: Claim an installation for one operation, and keep the journal
 description:
   - The journal is a file to which records are only added. A record is on the disk before the act that it names.
   - The claim says which operation is under way. A second one is refused, and told who began the first. The claim of a
-    run that was killed is taken over; it lives by the process C(ansible-playbook), or by the login over SSH.
+    run that was killed is taken over; it lives by the process C(ansible-playbook), or by the login over SSH. What its
+    modules still do then is ended.
 options:
   state_dir:
     description: Directory of the journal.
@@ -104,6 +105,17 @@ def is_own(path: Path) -> bool:
         return False
 
 
+def still_working(pids: list[int]) -> str:
+    """Why no operation begins while processes of one that is dead still work."""
+    named = ", ".join(map(str, pids))
+    return (
+        f"Found: processes {named} still work for an earlier run, which is gone.\n"
+        "Expected: one operation at a time on an installation.\n"
+        "Untouched: everything; this run has changed nothing.\n"
+        f"Next: wait until they have ended (ps {named}), or end them; then run the playbook again."
+    )
+
+
 def refusal(held: journal.Holder, state_dir: Path) -> str:
     """Why a second operation does not begin."""
     process = f"process {held.pid}" if held.pid else "its process is not of this machine"
@@ -144,6 +156,9 @@ def main() -> None:
                     raise journal.HeldError(held)
             elif is_own(home) and (home / ".memos" / "config.yaml").exists() or is_own(state_dir):
                 before = journal.claim(state_dir, params["operation"], params["who"])
+                if working := journal.end_left_over(state_dir):
+                    journal.release(state_dir)
+                    module.fail_json(msg=still_working(working))
         elif state == "released" and not module.check_mode:
             journal.release(state_dir)
         elif state == "recorded" and not module.check_mode:

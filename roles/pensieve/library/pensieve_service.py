@@ -281,7 +281,8 @@ class Installation:
 
     def environment(self, service: str) -> dict[str, str]:
         """The variables that a service had, else those of this process; without what beats config.yaml."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("MEMOS_")}
+        ours = ("MEMOS_", migration_journal.MARK)
+        own = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         variables = self.kept().get(service, own)
         beating = overrides(variables)
         return {**{name: value for name, value in variables.items() if name not in beating}, "HOME": str(self.home)}

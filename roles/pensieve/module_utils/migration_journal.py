@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,9 @@ NAME, CLAIM = "journal.jsonl", "operation.json"
 
 FACTS = ("phase", "left_behind", "rolled_back", "completed", "database_restored")
 """What records say of a migration, named by its stamp. The newest record is right, whatever the manifest says."""
+
+MARK = "PENSIEVE_POSTGRES_STATE"
+"""Variable that the modules of an operation have in their environment: its state directory."""
 
 LEASE = 120.0
 """Seconds for which an operation counts as living that no process of this machine can be named for."""
@@ -197,6 +201,55 @@ def lives_by() -> int:
             return pid
         pid = parent
     return 0
+
+
+def _lineage() -> set[int]:
+    """This process and those that it descends from."""
+    found, pid = set(), os.getpid()
+    while pid > 0:
+        found.add(pid)
+        pid = int((_stat(pid) or ["", "0"])[1])
+    return found
+
+
+def left_over(state_dir: Path) -> list[int]:
+    """Processes of modules that still work for an operation on this directory, whose playbook may be gone.
+
+    Not the one that holds a snapshot of the source, which the next run goes on with.
+    """
+    wanted, spared = f"{MARK}={state_dir}".encode(), _lineage()
+    try:
+        spared.add(int(json.loads((state_dir / "snapshot" / "snapshot.json").read_bytes())["pid"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        spared.add(0)  # there is none
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) in spared:
+            continue
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0") and started(int(folder.name)):
+                found.append(int(folder.name))
+        except OSError:  # gone, or another user's
+            continue
+    return found
+
+
+def end_left_over(state_dir: Path, seconds: float = 10.0) -> list[int]:
+    """End what a dead operation has left working; give what does not end. Each of our steps may be cut anywhere.
+
+    A package manager is waited for, not ended: it would leave half a package.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        end = time.monotonic() + seconds
+        while found := left_over(state_dir):
+            for pid in found:
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith("python"):
+                        os.kill(pid, number)
+            if time.monotonic() > end:
+                break
+            time.sleep(0.1)
+    return left_over(state_dir)
 
 
 def holder(state_dir: Path) -> Holder | None:
