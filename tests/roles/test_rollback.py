@@ -159,11 +159,11 @@ def test_a_migration_that_was_killed_after_the_start(
     kill_at(site, "migrate.yml", "note | Note in the manifest", ("data_copy : copy | Look for the engine", edit))
     assert site.manifest()["phase"] == "prepared"
     site.write(14)
-    site.config.write_bytes(site.config.read_bytes() + b"# by hand\n")
+    site.config.write_bytes(site.config.read_bytes() + b"\n# by hand\n")
     said = site.play("rollback.yml", 0)
     assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
     assert f"{site.config}: database_path put back, later edits kept." in said, said
-    assert settings_of(site) == (b"facet_by_hand: true\n" + before[0] + b"# by hand\n", before[1])
+    assert settings_of(site) == (b"facet_by_hand: true\n" + before[0] + b"\n# by hand\n", before[1])
     site.require_equal()
     site.config.write_bytes(before[0])
 
