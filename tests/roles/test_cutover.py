@@ -38,6 +38,8 @@ class Scene:
 
     sample: Installation
     database: Path
+    expected: bytes = b""
+    """What the settings must be in the end."""
     undo: list[Callable[[], object]] = field(default_factory=list)
 
 
@@ -73,10 +75,19 @@ def hold_database(scene: Scene) -> None:
 
 
 def break_settings(scene: Scene) -> None:
-    """The value is written so that it cannot be replaced in place."""
+    """The value is written so that it cannot be replaced in place. It stays so: the migration has not written it."""
     config = scene.sample.base / "config.yaml"
-    text = config.read_text()
-    config.write_text(re.sub(r"(?m)^database_path:.*$", "database_path: |\n  database.db", text))
+    text = re.sub(r"(?m)^database_path:.*$", "database_path: |-\n  database.db", config.read_text())
+    config.write_text(text)
+    scene.expected = text.encode()
+
+
+def edit_and_kill_server(scene: Scene) -> None:
+    """A person edits the settings, whose other edits stay whatever stands there; then the cutover fails."""
+    config = scene.sample.base / "config.yaml"
+    config.write_bytes(b"facet_by_hand: true\n" + config.read_bytes())
+    scene.expected = b"facet_by_hand: true\n" + scene.expected
+    kill_server(scene)
 
 
 def take_port(scene: Scene) -> None:
@@ -103,6 +114,14 @@ STEPS: dict[str, tuple[str, Cause, str, str, bool]] = {
     "settings": (DIFFERENCE, break_settings, "switch | Point database_path", "is a block of several lines", False),
     "started": (DIFFERENCE, start_it, "start | Start Pensieve", "something else has started Pensieve", False),
     "port": (SWITCH, take_port, "start | Start Pensieve", "Pensieve's server", True),
+    "edited before": (
+        STOP,
+        edit_and_kill_server,
+        "difference | Copy what has changed",
+        "no connection to the target",
+        False,
+    ),
+    "edited after": (START, edit_and_kill_server, "start | Start Pensieve", "Pensieve's server", False),
     "server dies late": (SWITCH, kill_server, "start | Start Pensieve", "Pensieve's server", False),
 }
 
@@ -146,10 +165,10 @@ def test_a_failure_goes_back(
     step: str, sample: Installation, pensieve_venv: Path, target: dict[str, str], tmp_path: Path
 ) -> None:
     when, cause, named, reason, short = STEPS[step]
-    scene = Scene(sample, sample.base / "database.db")
     config = sample.base / "config.yaml"
     config.chmod(0o640)
     before, mode = config.read_bytes(), config.stat().st_mode
+    scene = Scene(sample, sample.base / "database.db", before)
     state = sample.settings.home / ".local/state/pensieve-postgres"
     variables = {
         "pensieve_user_home": str(sample.settings.home),
@@ -163,6 +182,8 @@ def test_a_failure_goes_back(
     try:
         status, said = migrate(scene, variables, when, cause, short)
     finally:
+        ended = config.read_bytes()
+        config.write_bytes(before)
         for undo in scene.undo:
             undo()
     assert status == 2, said
@@ -171,7 +192,7 @@ def test_a_failure_goes_back(
     assert named in found.group(1)
     assert reason in found.group(2)
     assert "Pensieve is back on it, started and healthy, with its settings as before" in said, said
-    assert config.read_bytes() == before
+    assert ended == scene.expected
     assert config.stat().st_mode == mode
     with urllib.request.urlopen(f"{sample.endpoint}/api/libraries", timeout=30) as answer:
         assert answer.status == 200

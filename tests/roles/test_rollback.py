@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,22 @@ def test_everything_comes_back(before: tuple[bytes, int], site: Site) -> None:
 def test_a_migration_that_was_killed_after_the_start(
     before: tuple[bytes, int], sample: Installation, playbook: Playbook, pensieve_venv: Path, port: str
 ) -> None:
+    """A person has edited the settings before the stop, and after the kill: these edits stay."""
     site = Site(sample, playbook, pensieve_venv, port)
-    kill_at(site, "migrate.yml", "note | Read what the migration wrote")
+
+    def edit() -> None:
+        site.config.write_bytes(b"facet_by_hand: true\n" + site.config.read_bytes())
+
+    kill_at(site, "migrate.yml", "note | Note in the manifest", ("data_copy : copy | Look for the engine", edit))
     assert site.manifest()["phase"] == "prepared"
     site.write(14)
+    site.config.write_bytes(site.config.read_bytes() + b"\n# by hand\n")
     said = site.play("rollback.yml", 0)
     assert re.search(r"Carried back: [1-9]\d* rows in ", said), said
-    assert settings_of(site) == before
+    assert f"{site.config}: database_path put back, later edits kept." in said, said
+    assert settings_of(site) == (b"facet_by_hand: true\n" + before[0] + b"\n# by hand\n", before[1])
     site.require_equal()
+    site.config.write_bytes(before[0])
 
 
 def test_server_dead(before: tuple[bytes, int], site: Site) -> None:
@@ -222,30 +230,52 @@ def begin(site: Site, name: str) -> subprocess.Popen[str]:
     )
 
 
-def kill_at(site: Site, name: str, task: str) -> None:
-    """Start a playbook, and kill it without mercy, its modules too, as soon as a task begins."""
+def kill_at(site: Site, name: str, task: str, earlier: tuple[str, Callable[[], None]] | None = None) -> None:
+    """Start a playbook, and kill it without mercy, its modules too, as soon as a task begins.
+
+    Args:
+        site: the installation.
+        name: of the playbook.
+        task: where it is killed.
+        earlier: a task before, and what happens as soon as that begins.
+    """
     process = begin(site, name)
     assert process.stdout is not None
-    assert any(task in line for line in process.stdout), f"{name} ended before {task}"
+    for line in process.stdout:
+        if task in line:
+            break
+        if earlier is not None and earlier[0] in line:
+            earlier[1]()
+            earlier = None
+    else:
+        raise AssertionError(f"{name} ended before {task}")
+    assert earlier is None, f"{name} came to {task} without {earlier}"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def test_damaged_database_edited_settings_and_a_killed_rollback(before: tuple[bytes, int], site: Site) -> None:
     site.write(12)
-    site.config.write_bytes(site.config.read_bytes() + b"\nfacet_by_hand: true\n")
+    edited = site.config.read_bytes() + b"\nfacet_by_hand: true\n"
+    # The value itself: refused by name, before anything stops.
+    site.config.write_bytes(edited.replace(site.dsn.encode(), b"postgresql://me:hunter2@127.0.0.1:1/other"))
+    said = site.play("rollback.yml", 2)
+    assert f"Found: {site.config} was edited since the switch: database_path: postgresql://me:(not shown)@" in said, (
+        said
+    )
+    assert "rollback_overwrite_config=true" in said, said
+    assert "hunter2" not in said, said
+    assert site.send("GET", "/libraries")
+    site.config.write_bytes(edited)
     with site.database.open("r+b") as file:
         file.truncate(site.database.stat().st_size // 2)
-    said = site.play("rollback.yml", 2)
-    assert "-facet_by_hand: true" in said, said
-    assert "rollback_overwrite_config=true" in said, said
-    assert site.send("GET", "/libraries")
-    site.variables["rollback_overwrite_config"] = "true"
     kill_at(site, "rollback.yml", "carry_back | Write what PostgreSQL holds into SQLite")
     said = site.play("rollback.yml", 0)
     assert list(site.database.parent.glob("database.db.damaged-*")), "the damaged file is kept"
-    assert settings_of(site) == before
+    assert f"{site.config}: database_path put back, later edits kept." in said, said
+    assert settings_of(site) == (before[0] + b"\nfacet_by_hand: true\n", before[1])
     site.require_equal()
+    site.config.write_bytes(before[0])
 
 
 def test_volume_gone(before: tuple[bytes, int], site: Site) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.module_utils.settings_error import masked, told, without_content
+from ansible.module_utils.yaml_setting import parsed
 from pensieve_facts import run_probe
 from pensieve_service import log_tail
-from pensieve_setting import parsed
 
 SECRET = "hunter2"
 

@@ -14,6 +14,7 @@ from types import ModuleType
 import autotasktracker_codemod as codemod
 import postgresql_first
 import pytest
+from ansible.module_utils.file_record import kept, undone
 
 ROOT = Path(__file__).parents[2]
 MODULE = (ROOT / "roles" / "autotasktracker" / "module_utils" / "postgresql_first.py").read_text(encoding="utf-8")
@@ -160,6 +161,42 @@ def test_edits_of_a_person_are_found_and_ours_are_not(checkout: Path, module: Mo
     base = checkout / "autotasktracker" / "dashboards" / "base.py"
     base.write_text(base.read_text() + "# by hand\n")
     assert module.edited(checkout) == ["autotasktracker/dashboards/base.py"]
+
+
+def test_what_is_recorded_gives_each_file_back(checkout: Path, module: ModuleType, tmp_path: Path) -> None:
+    """Also one that was edited after a run that was cut, and changed once more by the next one."""
+    before = {file: file.read_bytes() for file in sorted(checkout.rglob("*.py"))}
+    paths = [*before, checkout / "autotasktracker" / "postgresql_first.py"]
+    entries = [{"path": str(path), "record": str(tmp_path / f"{number}.record")} for number, path in enumerate(paths)]
+    script = checkout / "autotasktracker" / "core" / "database.py"
+
+    def change() -> None:
+        for change in codemod.changes(checkout, MODULE):
+            module.record(checkout / change.path, change, entries)
+            module.write(checkout / change.path, change.after)
+
+    change()
+    edit = b"\n\ndef mine(uri):\n    return psycopg2.connect(uri)\n"
+    script.write_bytes(script.read_bytes() + edit)
+    change()
+    assert b"return postgresql_first.connect(uri)" in script.read_bytes()
+    for path, entry in zip(paths, entries):
+        record = kept(Path(entry["record"]))
+        if record is None:
+            assert path.read_bytes() == before[path]
+        elif record.before is None:
+            assert path not in before
+        else:
+            wanted = before[path] + (edit if path == script else b"")
+            assert undone(record, path.read_bytes()) == wanted
+            assert undone(record, b"# mine\n" + path.read_bytes()) == b"# mine\n" + wanted
+
+
+def test_a_file_that_no_entry_names_is_not_changed(checkout: Path, module: ModuleType, tmp_path: Path) -> None:
+    change = codemod.changes(checkout, MODULE)[0]
+    entries = [{"path": str(tmp_path / "config.yaml"), "record": str(tmp_path / "record")}]
+    with pytest.raises(ValueError, match=f"the manifest does not name .*{change.path}, so nothing could give it back"):
+        module.record(checkout / change.path, change, entries)
 
 
 def test_sqlite_stays_what_it_was_without_a_uri(checkout: Path, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ description:
     as an emergency way that has to be asked for.
   - All is worked out before the first file is written. A checkout that lacks one of the constructs is refused, and the
     construct named; so is one in which git finds edits that are not ours.
-  - The way back is M(backup_files), which keeps each file of RV(files) before, and gives it back byte for byte.
+  - The way back is M(backup_files). With O(entries) each file of RV(files) is recorded before the first is written, as
+    it is and as it will be. So it can be given back, also when the run is killed in between, and later edits can be
+    told from our changes.
   - Runs with an interpreter that has LibCST.
 options:
   checkout:
@@ -27,6 +29,11 @@ options:
     description: Change a checkout with edits in tracked files, too.
     type: bool
     default: false
+  entries:
+    description: Entries of the manifest, as M(backup_files) returned them; they name the records.
+    type: list
+    elements: dict
+    default: []
 attributes:
   check_mode:
     support: full
@@ -59,8 +66,10 @@ files:
 import subprocess
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.file_record import bytes_of, keep, kept, place_of, undone
 from ansible.module_utils.whole_file import write_like
 
 try:
@@ -98,8 +107,23 @@ def edited(checkout: Path) -> list[str]:
     return found
 
 
+def record(path: Path, change: Change, entries: list[dict[str, Any]]) -> None:
+    """Keep what a file was and what it will be.
+
+    Raises:
+        ValueError: the manifest does not name it, or an edit stands in the way of telling what it was.
+    """
+    place, before = place_of(path, entries), bytes_of(change.before)
+    earlier = kept(place)
+    if earlier is not None and before is not None:
+        # A run that was cut has changed it, and it was edited since: what it was before is that without our change.
+        before = undone(earlier, before) if earlier.before is not None else None
+    keep(place, path, before, change.after.encode("utf-8", "surrogateescape"))
+
+
 def write(path: Path, text: str) -> None:
     """Put a file in place at once, with the mode and owner that it has, or that its folder's other files have."""
+    path = path.resolve()
     like = path if path.exists() else path.parent / "__init__.py"
     write_like(path, text.encode("utf-8", "surrogateescape"), like)
 
@@ -122,6 +146,7 @@ def main() -> None:
             "checkout": {"type": "path", "required": True},
             "module": {"type": "str", "required": True},
             "allow_dirty": {"type": "bool", "default": False},
+            "entries": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
@@ -147,6 +172,16 @@ def main() -> None:
             "-e autotasktracker_allow_dirty=true, which keeps the edits (a rollback gives back the files with them)."
         )
     if not module.check_mode:
+        try:
+            if module.params["entries"]:
+                for change in found:
+                    record(checkout / change.path, change, module.params["entries"])
+        except (OSError, ValueError) as error:
+            module.fail_json(
+                msg=f"Found: {checkout / change.path} cannot be recorded: {error}. "
+                f"Expected: what each file was, kept before it is changed. {untouched} "
+                "Next: mend that, then run again; or ansible-playbook rollback.yml, then migrate.yml."
+            )
         for change in found:
             write(checkout / change.path, change.after)
     module.exit_json(

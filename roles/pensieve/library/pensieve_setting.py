@@ -24,9 +24,11 @@ options:
     description: New value, a string.
     type: str
     required: true
-  journal:
-    description: Directory of the journal, which is told of the change before it.
-    type: path
+  entries:
+    description: Entries of the manifest, as M(backup_files) returned them; one names this file's record.
+    type: list
+    elements: dict
+    default: []
 attributes:
   check_mode:
     support: full
@@ -53,66 +55,43 @@ previous:
   type: str
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ansible.module_utils import migration_journal
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.file_record import keep, place_of
 from ansible.module_utils.settings_error import masked, told
 from ansible.module_utils.whole_file import write_like
-
-
-def scalar(value: str) -> str:
-    """`value` as a YAML scalar on one line that reads back as the same string."""
-    if value and yaml.safe_load(f"key: {value}") == {"key": value}:
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def with_setting(text: str, key: str, value: str) -> tuple[str, str | None]:
-    """Text of a YAML mapping with one top-level scalar replaced, or added at the end.
-
-    Returns:
-        The new text, and the value before (None: the key was not there).
-
-    Raises:
-        ValueError: the document is no block mapping, or the value is no plain scalar (an alias, a mapping, a list).
-    """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is not None and not isinstance(root, yaml.MappingNode):
-        raise ValueError("the top level is not a mapping")
-    for name, node in root.value if root is not None else ():
-        if name.value != key:
-            continue
-        if not isinstance(node, yaml.ScalarNode) or node.start_mark.index < name.end_mark.index:
-            raise ValueError(f"{key} is not a plain value")
-        start, end = node.start_mark.index, node.end_mark.index
-        if start == end:  # an empty value: `key:`
-            return f"{text[:start]} {scalar(value)}{text[end:]}", ""
-        if node.style in ("|", ">"):
-            raise ValueError(f"{key} is a block of several lines")
-        return f"{text[:start]}{scalar(value)}{text[end:]}", str(node.value)
-    if root is not None and root.flow_style:
-        raise ValueError(f"{key} is not there, and the file is written in braces")
-    newline = "\r\n" if "\r\n" in text else "\n"
-    separator = "" if not text or text.endswith("\n") else newline
-    return f"{text}{separator}{key}: {scalar(value)}{newline}", None
-
-
-def parsed(content: bytes) -> Any:
-    """Content of a YAML file. Raises ValueError, which quotes nothing of it: the file may hold passwords."""
-    try:
-        return yaml.safe_load(content.decode("utf-8"))
-    except Exception as error:  # PyYAML raises whatever a value's own conversion does
-        raise ValueError(told(error)) from None
+from ansible.module_utils.yaml_setting import with_setting
 
 
 def write(path: Path, content: bytes) -> None:
     """Replace a file, or the one that a link points to, at once; its mode and owner are kept."""
     path = path.resolve()
     write_like(path, content, path)
+
+
+def replace(
+    path: Path, key: str, value: str, entries: list[dict[str, Any]], check_mode: bool
+) -> tuple[str, str, str | None]:
+    """Set the value, unless it is there already; what the file was is recorded before, if there are entries.
+
+    Returns:
+        The text before and after, and the value before (None: the key was not there).
+
+    Raises:
+        OSError, ValueError: it cannot be done; nothing was changed.
+    """
+    content = path.read_bytes()
+    before = content.decode("utf-8")
+    after, previous = with_setting(before, key, value)
+    if previous == value:
+        return before, before, previous
+    if not check_mode:
+        if entries:
+            keep(place_of(path, entries), path, content, after.encode("utf-8"))
+        write(path, after.encode("utf-8"))
+    return before, after, previous
 
 
 def main() -> None:
@@ -122,38 +101,22 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "key": {"type": "str", "required": True, "no_log": False},
             "value": {"type": "str", "required": True},
-            "journal": {"type": "path"},
+            "entries": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
     path, key, value = Path(module.params["path"]), module.params["key"], module.params["value"]
     try:
-        content = path.read_bytes()
-        settings, text = parsed(content), content.decode("utf-8")
-        after, previous = with_setting(text, key, value)
-        expected: dict[str, Any] = {**(settings or {}), key: value}
-        if parsed(after.encode("utf-8")) != expected:
-            raise ValueError(f"replacing {key} would change more than {key}")
+        before, after, previous = replace(path, key, value, module.params["entries"], module.check_mode)
     except (OSError, ValueError) as error:
         module.fail_json(
-            msg=f"Found: {path}: {error}. Expected: a YAML mapping whose {key} can be replaced. "
-            f"Untouched: {path}. Next: write {key} on a line of its own, then run the playbook again."
+            msg=f"Found: {path}: {told(error) if isinstance(error, UnicodeDecodeError) else error}. "
+            f"Expected: a YAML mapping whose {key} can be replaced. Untouched: {path}. "
+            f"Next: write {key} on a line of its own (or mend what stands above), then run the playbook again."
         )
-    changed = after != text and previous != value
-    if changed and not module.check_mode:
-        try:
-            if module.params["journal"]:
-                record = {"step": "settings", "path": str(path), "key": key}
-                migration_journal.append(Path(module.params["journal"]), record)
-            write(path, after.encode("utf-8"))
-        except OSError as error:
-            module.fail_json(
-                msg=f"Found: {path} cannot be changed: {error}. Expected: room and the right to write it, and the "
-                f"journal before it. Untouched: {path}. Next: mend that, then run the playbook again."
-            )
-    shown = {"before": masked(text), "after": masked(after)}
+    shown = {"before": masked(before), "after": masked(after)}
     difference = {"before_header": str(path), "after_header": str(path), **shown}
-    module.exit_json(changed=changed, previous=previous, diff=difference if changed else {})
+    module.exit_json(changed=after != before, previous=previous, diff=difference if after != before else {})
 
 
 if __name__ == "__main__":

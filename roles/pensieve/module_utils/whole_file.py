@@ -35,13 +35,18 @@ def staged(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:
 
 
 def write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
-    """Put a file in place at once, with mode and owner. Nothing appears when that fails."""
+    """Put a file in place at once, with mode and owner, and on the disk. Nothing appears when that fails."""
     made = staged(path, content, mode, uid, gid)
     try:
         made.replace(path)
     except BaseException:
         made.unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # its new name, before what is done next
+    finally:
+        os.close(folder)
 
 
 def write_like(path: Path, content: bytes, other: Path) -> None:

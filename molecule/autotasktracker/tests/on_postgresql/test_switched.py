@@ -32,7 +32,7 @@ def test_what_is_written_is_in_postgresql_only(way: str, consumer: Callable[[str
 
 def test_the_settings_hold_no_password_and_keep_other_values(host: Host) -> None:
     environment = host.file(f"{CHECKOUT}/autotasktracker.env")
-    assert environment.mode == 0o600
+    assert environment.mode == 0o644
     assert environment.content_string.startswith("# by hand\nAUTOTASK_DEBUG=false")
     assert f"AUTOTASK_DATABASE_URL={URI}\n" in environment.content_string
     own = host.file(f"{HOME}/.memos/config_autotasktracker.yaml")
