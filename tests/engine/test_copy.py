@@ -18,13 +18,16 @@ from typing import Any
 import psycopg2
 import pytest
 import sqlite_to_postgresql
-from sqlite_to_postgresql import staging
+from sqlite_to_postgresql import change_log, staging
+from sqlite_to_postgresql.builder import Builder
 from sqlite_to_postgresql.census import census
 from sqlite_to_postgresql.copier import copy, predict
+from sqlite_to_postgresql.ledger import Entry
 from sqlite_to_postgresql.model import DEFAULT_POLICY, CopyResult, EngineError, FindingsError
 from sqlite_to_postgresql.target import TargetIndex, connect, query, transaction
 from sqlite_to_postgresql.verify import catalog, verify
 
+from engine import server as servers
 from engine.conftest import Catalog
 from engine.pensieve import OLD_VECTORS, Pensieve
 from engine.server import Server
@@ -464,19 +467,118 @@ def test_foreign_database(sql: str, found: str, source: Path, make_target: Calla
     assert snapshot(dsn) == before
 
 
-def test_rows_written_since_the_copy_are_not_overwritten(source: Path, make_target: Callable[[], str]) -> None:
+def refused(source: Path, dsn: str, found: str) -> None:
+    """A copy, and the prediction of one, name what others have done; all of it stays."""
+    before = snapshot(dsn)
+    for attempt in (copy, predict):
+        with pytest.raises(EngineError, match=rf"(?s)Found: .*{found}.*Expected: .*Untouched: .*Next: ."):
+            attempt(source, dsn)
+    assert snapshot(dsn) == before
+
+
+@pytest.mark.parametrize(
+    ("statements", "found"),
+    [
+        (["INSERT INTO tags (name) VALUES ('new')"], "1 rows in table tags"),
+        (["BEGIN", "SAVEPOINT s", "UPDATE tags SET color = 'red' WHERE id < 3", "COMMIT"], "2 rows in table tags"),
+        (["DELETE FROM metadata_entries WHERE id = 1"], "1 rows in table metadata_entries"),
+        (["TRUNCATE entities_vec_v2"], "any of the rows in table entities_vec_v2"),
+        (
+            ["DROP TABLE tags CASCADE", "CREATE TABLE tags (id serial PRIMARY KEY, name text)"],
+            r"any of the rows \(made anew, or without its triggers\) in table tags",
+        ),
+        (["ALTER TABLE tags DISABLE TRIGGER USER"], r"any of the rows \(made anew, .* in table tags"),
+        (["DROP TABLE data_copy.change"], "data_copy.change, was dropped"),
+    ],
+)  # fmt: skip
+def test_what_others_wrote_since_the_copy_is_not_overwritten(
+    statements: list[str], found: str, source: Path, make_target: Callable[[], str]
+) -> None:
     dsn = make_target()
     copy(source, dsn)
     dirty(source, "UPDATE tags SET name = 'renamed' WHERE id = 1")
-    assert copy(source, dsn).changed
+    assert copy(source, dsn).changed, "nobody else wrote"
     assert rows(dsn, "SELECT name FROM tags WHERE id = 1") == [("renamed",)]
-    with closing(psycopg2.connect(dsn)) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("INSERT INTO tags (name) VALUES ('new')")
+    servers.run(dsn, *statements)
     dirty(source, "UPDATE tags SET name = 'again' WHERE id = 1")
-    with pytest.raises(EngineError, match="written after the last copy"):
+    refused(source, dsn, found)
+
+
+def test_what_others_wrote_while_a_copy_was_made_is_not_overwritten(
+    source: Path, make_target: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into the empty tables, and into those of an earlier copy: found before they go."""
+    dsn, fill = make_target(), Builder.fill
+
+    def filled(builder: Builder, done: list[Entry]) -> None:
+        servers.run(dsn, "INSERT INTO tags (name) VALUES ('theirs')")
+        fill(builder, done)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Builder, "fill", filled)
+        with pytest.raises(EngineError, match="1 rows .* in table tags"):
+            copy(source, dsn)
+    servers.run(dsn, "DELETE FROM tags WHERE name = 'theirs'")
+    assert copy(source, dsn).changed
+    dirty(source, "UPDATE tags SET name = 'renamed' WHERE id = 1")
+    monkeypatch.setattr(Builder, "fill", filled)
+    with pytest.raises(EngineError, match="1 rows in table tags"):
         copy(source, dsn)
-    assert rows(dsn, "SELECT name FROM tags WHERE name = 'new'") == [("new",)]
+    assert rows(dsn, "SELECT name FROM tags WHERE name IN ('theirs', 'renamed')") == [("theirs",)]
+
+
+def test_a_log_that_was_begun_hinders_no_copy_until_somebody_writes(
+    source: Path, make_target: Callable[[], str]
+) -> None:
+    """A cutover that was cut right before the switch, and one after it."""
+    dsn = make_target()
+    for name in ("one", "two"):
+        dirty(source, f"UPDATE tags SET name = '{name}' WHERE id = 1")
+        assert copy(source, dsn).changed
+        with closing(connect(dsn)) as connection:
+            assert change_log.read(connection) is None, "the log of the copy before has ended with its tables"
+            assert change_log.install(connection, source)
+            assert not change_log.install(connection, source)
+    servers.run(dsn, "UPDATE entities SET size = 5 WHERE id = 1")  # Pensieve, after the switch
+    dirty(source, "UPDATE tags SET name = 'three' WHERE id = 1")
+    refused(source, dsn, "1 rows in table entities")
+    with closing(connect(dsn)) as connection:
+        found = change_log.read(connection)
+    assert found is not None
+    assert found.rows == {"entities": 1}
+
+
+def test_a_log_does_not_begin_where_others_have_written(source: Path, make_target: Callable[[], str]) -> None:
+    dsn = make_target()
+    copy(source, dsn)
+    servers.run(dsn, "DELETE FROM entity_tags WHERE id = 1")
+    with closing(connect(dsn)) as connection:
+        with pytest.raises(EngineError, match="1 rows in table entity_tags"):
+            change_log.install(connection, source)
+        assert change_log.read(connection) is None
+    assert rows(dsn, "SELECT table_name, key FROM data_copy.change") == [("entity_tags", [1])]
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_copy_of_an_earlier_version_is_not_overwritten(
+    prepared: bool, source: Path, make_target: Callable[[], str]
+) -> None:
+    """It noted no one's rows, or those of its own difference too: nobody can tell whose they are."""
+    dsn = make_target()
+    copy(source, dsn)
+    servers.run(
+        dsn,
+        "UPDATE data_copy.run SET result = result - 'watched'",
+        "ALTER TABLE data_copy.run ADD COLUMN boundary text",
+        "UPDATE data_copy.run SET boundary = (pg_current_xact_id()::text::bigint + 1)::text",
+        "UPDATE tags SET color = 'red' WHERE id = 1",
+    )
+    if not prepared:
+        with closing(connect(dsn)) as connection:
+            assert change_log.remove(connection)
+    assert not copy(source, dsn).changed, "of the same source there is nothing to do"
+    dirty(source, "UPDATE tags SET name = 'renamed' WHERE id = 1")
+    refused(source, dsn, "an earlier version of this project")
 
 
 def test_check_mode_changes_nothing(source: Path, make_target: Callable[[], str]) -> None:

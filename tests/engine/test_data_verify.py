@@ -21,9 +21,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.pensieve]
 ROOT = Path(__file__).parents[2]
 
 
-def run_module(arguments: dict[str, Any], check: bool = False) -> dict[str, Any]:
-    """Result of `ansible localhost -m data_verify`."""
-    command = [str(Path(sys.executable).with_name("ansible")), "localhost", "-m", "data_verify"]
+def run_module(arguments: dict[str, Any], check: bool = False, module: str = "data_verify") -> dict[str, Any]:
+    """Result of `ansible localhost -m MODULE`."""
+    command = [str(Path(sys.executable).with_name("ansible")), "localhost", "-m", module]
     command += ["-a", json.dumps(arguments), "-e", f"ansible_python_interpreter={sys.executable}", "-c", "local"]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
     environment |= {"ANSIBLE_STDOUT_CALLBACK": "minimal", "LC_ALL": "C.UTF-8", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}

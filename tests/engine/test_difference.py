@@ -11,22 +11,28 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlite_to_postgresql import changes, snapshot
+import sqlite_to_postgresql
+from sqlite_to_postgresql import change_log, changes, snapshot
 from sqlite_to_postgresql.catch_up import FEW_PAGES, Proven, catch_up
 from sqlite_to_postgresql.copier import copy
-from sqlite_to_postgresql.difference import Difference, difference
+from sqlite_to_postgresql.difference import Difference, _Evaluation, difference
 from sqlite_to_postgresql.fts import Tokenizer
-from sqlite_to_postgresql.model import FindingsError
+from sqlite_to_postgresql.model import EngineError, FindingsError
+from sqlite_to_postgresql.target import connect
 from sqlite_to_postgresql.verify import verify
 
+from engine import server as servers
 from engine.conftest import Catalog
 from engine.pensieve import OLD_VECTORS, Pensieve
+from engine.test_data_verify import run_module
 
 pytestmark = [pytest.mark.pensieve, pytest.mark.docker]
 
@@ -471,3 +477,113 @@ def test_catching_up_that_fails_leaves_the_first_snapshot(
     assert snapshot.end(prepared.folder), "both end"
     assert not beside.exists()
     assert not snapshot.later(prepared.folder).exists()
+
+
+# A run that is cut, and others who write
+
+DIES = """
+import os, sys
+from pathlib import Path
+from sqlite_to_postgresql import difference, ledger
+
+moment, source, folder, dsn = sys.argv[1:]
+die = lambda *_: os.kill(os.getpid(), 9)
+if moment == "in the transaction":
+    ledger.bring_up = die
+difference.difference(Path(source), Path(folder), dsn, progress=lambda told: told.item == moment and die())
+"""
+
+
+@pytest.mark.parametrize("moment", ["changes", "in the transaction", "apply"])
+def test_after_a_kill_the_next_copy_goes_on(
+    moment: str, prepared: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
+) -> None:
+    """Before the transaction of the difference, in it, and after its commit; then all goes on."""
+    change(pensieve, prepared.source, 31, 8)
+    command = [sys.executable, "-c", DIES, moment, str(prepared.source), str(prepared.folder), prepared.dsn]
+    environment = {**os.environ, "PYTHONPATH": str(Path(sqlite_to_postgresql.__file__).parent.parent)}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    working = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'data_copy'"
+    deadline = time.monotonic() + 30
+    while servers.run(prepared.dsn, working) != [(0,)]:
+        assert time.monotonic() < deadline, "the server still works for what was killed"
+    snapshot.end(prepared.folder)
+    change(pensieve, prepared.source, 32, 8)
+    again = Prepared(prepared.source, prepared.folder, prepared.dsn)
+    change(pensieve, prepared.source, 33, 8)
+    made = difference(prepared.source, again.folder, again.dsn, tokenizer=tokenizer)
+    assert made.way == "difference"
+    prove(prepared.source, prepared.dsn, made)
+    assert servers.run(prepared.dsn, "SELECT * FROM data_copy.change") == []
+
+
+def test_rows_that_others_wrote_stop_the_difference(
+    prepared: Prepared, pensieve: Pensieve, tokenizer: Tokenizer
+) -> None:
+    change(pensieve, prepared.source, 34, 8)
+    servers.run(prepared.dsn, "DELETE FROM metadata_entries WHERE id = 2", "UPDATE entities SET size = 5 WHERE id = 1")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="1 rows in table entities, 1 rows in table metadata_entries"):
+            difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    assert servers.run(prepared.dsn, "SELECT size FROM entities WHERE id = 1") == [(5,)]
+
+
+@pytest.mark.parametrize("moment", ["before its first statement", "after its last statement"])
+def test_whoever_writes_while_the_difference_does_is_noted(
+    moment: str, prepared: Prepared, pensieve: Pensieve, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry waits for the difference's commit, so it is not taken out with those of the difference."""
+    change(pensieve, prepared.source, 35, 8)
+    monkeypatch.setenv("PGAPPNAME", "others")
+    writing = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'others' AND wait_event_type = 'Lock'"
+    statement = "UPDATE plugins SET description = 'theirs' WHERE id = (SELECT min(id) FROM plugins)"
+    other = threading.Thread(target=servers.run, args=(prepared.dsn, statement))
+    name = "_delete" if moment.startswith("before") else "_note"
+    method = getattr(_Evaluation, name)
+
+    def meanwhile(*arguments: object) -> None:
+        if not other.ident:
+            other.start()
+            deadline = time.monotonic() + 30
+            while servers.run(prepared.dsn, writing) != [(1,)]:
+                assert time.monotonic() < deadline, "the other one does not wait"
+        method(*arguments)
+
+    monkeypatch.setattr(_Evaluation, name, meanwhile)
+    made = difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+    other.join()
+    assert made.way == "difference"
+    assert servers.run(prepared.dsn, "SELECT DISTINCT table_name FROM data_copy.change") == [("plugins",)]
+    with pytest.raises(EngineError, match="1 rows in table plugins"):
+        difference(prepared.source, prepared.folder, prepared.dsn, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_the_module_begins_the_log_when_all_is_compared(
+    others: bool, prepared: Prepared, pensieve: Pensieve, server: servers.Server
+) -> None:
+    """And not where it refuses."""
+    change(pensieve, prepared.source, 36, 8)
+    if others:
+        servers.run(prepared.dsn, "DELETE FROM metadata_entries WHERE id = 2")
+    arguments = {"source": str(prepared.source), "folder": str(prepared.folder), "target_dsn": prepared.dsn}
+    arguments |= {"passfile": str(server.passfile)}
+    connection = connect(prepared.dsn)
+    try:
+        made = run_module(arguments, module="data_difference")
+        assert made["failed"] == others
+        assert change_log.read(connection) is None
+        made = run_module({**arguments, "note_changes": True}, module="data_difference")
+        assert made["failed"] == others
+        log = change_log.read(connection)
+        if others:
+            assert log is None
+            return
+        assert (made["way"], made["changed"]) == ("nothing", True)
+        assert log
+        assert (log.source, log.rows, log.whole) == (str(prepared.source), {}, [])
+        servers.run(prepared.dsn, "UPDATE entities SET size = 5 WHERE id = 1")
+        again = run_module({**arguments, "note_changes": True}, module="data_difference")
+        assert again["failed"], "Pensieve has written on PostgreSQL"
+    finally:
+        connection.close()

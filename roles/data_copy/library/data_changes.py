@@ -7,10 +7,10 @@ DOCUMENTATION = r"""
 module: data_changes
 short_description: Note in PostgreSQL which rows change from now on
 description:
-  - Puts triggers on every table of schema C(public), which write the primary keys of touched rows into
+  - Triggers on every table of schema C(public), made by M(data_copy), write the primary keys of touched rows into
     C(data_copy.change). Values are not kept. M(data_carry_back) carries these rows back into SQLite.
-  - Begin at the cutover, when the target has been verified and nothing writes to either side. The triggers run with the
-    rights of the tables' owner, whoever writes.
+  - Begin at the cutover, when the target has been verified and nothing writes to either side. Rows that others have
+    written since the copy are refused. The triggers run with the rights of the tables' owner, whoever writes.
   - A table that is made anew later, without the triggers, counts as changed wholly.
 options:
   source:
@@ -24,11 +24,10 @@ options:
     description: libpq password file with an entry for the target.
     type: path
   state:
-    description: V(present) begins a log unless there is one of the latest copy; V(prepared) makes the triggers for it,
-      so that this is not to be done while the application is stopped; V(absent) removes both; V(told) only counts, and
-      does not fail when the server does not answer.
+    description: V(present) begins a log unless there is one of the latest copy; V(absent) removes log and triggers;
+      V(told) only counts, and does not fail when the server does not answer.
     type: str
-    choices: [present, prepared, absent, told]
+    choices: [present, absent, told]
     default: present
 attributes:
   check_mode:
@@ -106,7 +105,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "source": {"type": "path"},
     "target_dsn": {"type": "str", "required": True},
     "passfile": {"type": "path"},
-    "state": {"type": "str", "choices": ["present", "prepared", "absent", "told"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "told"], "default": "present"},
 }
 
 
@@ -133,8 +132,6 @@ def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         if options["state"] == "present":
             source = Path(options["source"])
             changed = not change_log.is_complete(connection) if check_mode else change_log.install(connection, source)
-        elif options["state"] == "prepared":
-            changed = not change_log.is_prepared(connection) if check_mode else change_log.prepare(connection)
         elif options["state"] == "absent":
             changed = change_log.exists(connection) if check_mode else change_log.remove(connection)
         result: dict[str, Any] = {"changed": changed, "available": True}

@@ -56,6 +56,10 @@ options:
   expected_catalog:
     description: Definitions that the target must have, as in M(data_verify).
     type: dict
+  note_changes:
+    description: Begin the log of M(data_changes) when both sides have been compared. Only with V(state=final).
+    type: bool
+    default: false
   progress_file:
     description: File that receives a line of JSON about twice a second while the module runs.
     type: path
@@ -73,6 +77,7 @@ requirements: [numpy, psycopg2, jieba 0.42.1]
 seealso:
   - module: data_snapshot
   - module: data_verify
+  - module: data_changes
 author: [Pensieve migration maintainers (@pensieve-migration)]
 """
 
@@ -83,6 +88,7 @@ EXAMPLES = r"""
     folder: /home/ada/snapshot
     target_dsn: postgresql://autotasktracker@127.0.0.1:5433/autotasktracker
     passfile: /home/ada/.pgpass
+    note_changes: true
 
 - name: Leave less to do while Pensieve is stopped
   data_difference:
@@ -146,6 +152,7 @@ seconds:
 import sqlite3
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +160,14 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
     import psycopg2
+    from ansible.module_utils.sqlite_to_postgresql import change_log
     from ansible.module_utils.sqlite_to_postgresql.catch_up import Proven, catch_up
     from ansible.module_utils.sqlite_to_postgresql.difference import difference
     from ansible.module_utils.sqlite_to_postgresql.fts import Tokenizer
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError, FindingsError, Policy
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn, plain_difference
     from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile
+    from ansible.module_utils.sqlite_to_postgresql.target import connect
     from ansible.module_utils.sqlite_to_postgresql.verify import verify
 
     IMPORT_ERROR = None
@@ -197,6 +206,7 @@ def main() -> None:
             "policy": {"type": "raw", "default": "default"},
             "jobs": {"type": "int", "default": 0},
             "expected_catalog": {"type": "dict"},
+            "note_changes": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
     )
@@ -230,6 +240,9 @@ def main() -> None:
                 result: dict[str, Any] = {"changed": bool(caught_up), "caught_up": caught_up}
             else:
                 result = told(module, bring(None))
+                if options["note_changes"]:
+                    with closing(connect(dsn)) as connection:
+                        result["changed"] |= change_log.install(connection, source)
     except FindingsError as error:
         module.fail_json(msg=str(error), findings=error.findings.as_list(20))
     except (EngineError, ValueError, ImportError, sqlite3.Error, psycopg2.Error) as error:

@@ -1,4 +1,8 @@
-"""The change log: which rows of the target were added, changed or deleted since the cutover, by triggers.
+"""The change log: which rows of the target others than the copy have added, changed or deleted, by triggers.
+
+The triggers stand from the moment at which a copy shows its tables. What the difference writes itself is taken out of
+the log before it commits, so until the cutover the log names rows of others, which nothing may overwrite. From the
+cutover on it names the rows that are to be carried back.
 
 Triggers on every table of schema public write the primary keys of touched rows into ``data_copy.change``; values are
 not kept, since the rows themselves hold the present ones. A row that is touched again costs a look, no entry. The
@@ -14,10 +18,13 @@ that has no primary key.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import ledger
+from .model import EngineError
 from .source import fingerprint, quoted
 from .target import BOOKKEEPING, Connection, query, run, transaction
 
@@ -27,7 +34,7 @@ ROW_TRIGGER, TRUNCATE_TRIGGER = "data_copy_note_row", "data_copy_note_truncate"
 _BOOKS = f"""
 CREATE SCHEMA IF NOT EXISTS {BOOKKEEPING};
 CREATE TABLE IF NOT EXISTS {LOG} (table_name text NOT NULL, key jsonb);
-COMMENT ON TABLE {LOG} IS 'Primary keys of rows touched since the cutover; key NULL: any row of the table';
+COMMENT ON TABLE {LOG} IS 'Primary keys of rows that others than the copy have touched; key NULL: any row';
 CREATE INDEX IF NOT EXISTS change_table_name_key_idx ON {LOG} (table_name, key);
 CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.change_log (
     since timestamptz NOT NULL DEFAULT now(),
@@ -176,59 +183,89 @@ def exists(connection: Connection) -> bool:
     return bool(there and query(connection, f"SELECT 1 FROM {BOOKKEEPING}.change_log"))
 
 
-def _run_id(connection: Connection) -> str:
-    """The copy whose rows the target shows; empty if no copy has made them."""
-    return next((run.run_id for run in ledger.runs(connection) if run.state == "complete"), "")
+def _shown(connection: Connection) -> ledger.Run | None:
+    """The copy whose rows the target shows."""
+    return next((run for run in ledger.runs(connection) if run.state == "complete"), None)
 
 
 def _is_of_this_copy(connection: Connection) -> bool:
     """Whether there is a log, and it began after the latest copy."""
     if not exists(connection):
         return False
+    shown = _shown(connection)
     sql = f"SELECT 1 FROM {BOOKKEEPING}.change_log WHERE run_id = %s"
-    return bool(query(connection, sql, (_run_id(connection),)))
+    return bool(query(connection, sql, (shown.run_id if shown else "",)))
 
 
 def is_complete(connection: Connection) -> bool:
     """Tell whether there is a log since the latest copy, and every table is watched."""
-    return _is_of_this_copy(connection) and is_prepared(connection)
+    return _is_of_this_copy(connection) and all(table.complete for table in tables(connection))
 
 
-def is_prepared(connection: Connection) -> bool:
-    """Tell whether every table is watched."""
-    return all(table.complete for table in tables(connection))
+def watch(connection: Connection) -> None:
+    """Have all tables watched and nothing noted, in the transaction that shows a copy. A log of an earlier one ends."""
+    _make(connection, tables(connection))
+    run(connection, f"TRUNCATE {LOG}, {BOOKKEEPING}.change_log")
 
 
-def prepare(connection: Connection) -> bool:
-    """Make the triggers, all in one transaction, and begin no log; False if they are there already.
+def require_ours(connection: Connection, shown: ledger.Run) -> None:
+    """Refuse a copy when others have written to its tables since, or may have."""
+    if not shown.watched:
+        raise _not_ours("a copy that an earlier version of this project has made, whose tables were not watched since")
+    if not query(connection, "SELECT to_regclass(%s) IS NOT NULL", (LOG,))[0][0]:
+        raise _not_ours(f"a copy whose log of what others write, {LOG}, was dropped")
+    sql = f"SELECT table_name, count(DISTINCT key), bool_or(key IS NULL) FROM {LOG} GROUP BY 1"
+    rows = {name: "any of the rows" if wholly else f"{count} rows" for name, count, wholly in query(connection, sql)}
+    for table in tables(connection):
+        if not table.complete:
+            rows[table.name] = "any of the rows (made anew, or without its triggers)"
+    if rows:
+        found = ", ".join(f"{rows[name]} in table {name}" for name in sorted(rows))
+        raise _not_ours(f"rows that others have written, changed or deleted since the copy: {found} (keys: {LOG})")
 
-    A table must be free of others' locks for that, autovacuum's too: what would wait while the application is stopped
-    can be waited for before. Until ``install`` nobody reads what they note.
+
+def _not_ours(found: str) -> EngineError:
+    return EngineError(
+        found,
+        "tables to which nobody but the copy has written",
+        "the source, and all that others have written",
+        "use another database (-e postgres_database=another_name), or drop this one if nothing in it is needed, and run"
+        " again",
+    )
+
+
+@contextmanager
+def writing(connection: Connection, shown: ledger.Run) -> Iterator[None]:
+    """Write to the tables of a copy within the open transaction, and leave none of that in the log.
+
+    Others who write meanwhile wait with their entries for the end of the transaction, so none of them is taken out.
     """
-    if is_prepared(connection):
-        return False
-    with transaction(connection):
-        _make(connection, tables(connection))
-    return True
+    run(connection, f"LOCK TABLE {LOG} IN EXCLUSIVE MODE")
+    require_ours(connection, shown)
+    yield
+    run(connection, f"DELETE FROM {LOG}")
 
 
 def install(connection: Connection, source: Path) -> bool:
-    """Begin to keep a change log, all triggers in one transaction; False if all of it is there already.
+    """Begin the log of what is to be carried back; False if it has begun already.
 
-    Both sides must be equal at this moment, and nothing may write to either. A log of an earlier copy, and what was
-    noted before this moment, is begun anew.
+    Both sides must be equal at this moment, and nothing may write to either. What a copy has made is watched since:
+    others must not have written to it. A log of an earlier copy is begun anew.
     """
     if is_complete(connection):
         return False
-    found, fresh, run_id = tables(connection), not _is_of_this_copy(connection), _run_id(connection)
+    found, fresh, shown = tables(connection), not _is_of_this_copy(connection), _shown(connection)
     with transaction(connection):
-        _make(connection, found)
+        if fresh and shown is not None and shown.watched:
+            require_ours(connection, shown)
+        else:
+            _make(connection, found)
         if fresh:
-            run(connection, f"TRUNCATE {LOG}, {BOOKKEEPING}.change_log")
+            run(connection, f"DELETE FROM {BOOKKEEPING}.change_log")
             run(
                 connection,
                 f"INSERT INTO {BOOKKEEPING}.change_log (source, fingerprint, run_id, tables) VALUES (%s, %s, %s, %s)",
-                (str(source), fingerprint(source), run_id, [table.name for table in found]),
+                (str(source), fingerprint(source), shown.run_id if shown else "", [table.name for table in found]),
             )
         else:
             # These were not watched for a while: what happened then is not known.

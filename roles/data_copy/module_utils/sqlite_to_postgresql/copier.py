@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg2
 
-from . import ledger, staging
+from . import change_log, ledger, staging
 from .builder import Builder
 from .census import Watcher, survey, target_tables
 from .fts import Tokenizer, memo_for
@@ -130,7 +130,7 @@ def predict(
                 return Prediction(False, Census(tables, FindingLog(), [], list(last.result["notes"]), 0.0), before)
             _refuse(plan)
             if target is not None:
-                staging.check_target(connection, target, plan, last.boundary if last else None)
+                staging.check_target(connection, target, plan, last)
                 staging.check_revision(connection, _revisions(ours))
             found = survey(pool, ours, plan, chosen, started, progress)
         finally:
@@ -210,7 +210,7 @@ class _Copy:
             self._tables = {name: TableCount(**count) for name, count in complete.result["tables"].items()}
             return self._result(False, complete.run_id, list(complete.result["notes"]))
         _refuse(self._plan)
-        staging.check_target(self._connection, self._target, self._plan, complete.boundary if complete else None)
+        staging.check_target(self._connection, self._target, self._plan, complete)
         staging.check_revision(self._connection, _revisions(self._source))
         self._before = _rows_before(self._connection, self._target)
         done = self._resume(path, fingerprint, digest)
@@ -247,7 +247,11 @@ class _Copy:
         self._meter.tell("show", f"{len(self._plan.tables)} tables")
         highest = {name: self._highest(table) for name, table in self._plan.tables.items() if table.table}
         with transaction(self._connection):
+            staging.hold(self._connection, self._target)
+            # Others may have written while this was built.
+            staging.check_target(self._connection, self._target, self._plan, complete_run(self._connection))
             staging.swap(self._connection, self._plan, self._target, highest)
+            change_log.watch(self._connection)
             ledger.finish(self._connection, self._run_id, ledger.result_of(self._tables, self._log, self._plan.notes))
 
     def _highest(self, table: TablePlan) -> int:

@@ -25,7 +25,7 @@ import psycopg2
 import psycopg2.errors
 from psycopg2.extras import execute_values
 
-from . import ledger, snapshot, staging
+from . import change_log, ledger, snapshot, staging
 from .census import Watcher, target_tables
 from .changes import (
     Change,
@@ -195,6 +195,8 @@ def _difference(
             )
         plan = make_plan(now, target)
         complete = complete_run(connection)
+        if complete:
+            change_log.require_ours(connection, complete)
         if complete and (complete.fingerprint, complete.plan_digest) == (print_now, digest_of(plan, policy)):
             return Difference(False, "nothing", "", complete.run_id, {}, FindingLog(), {}, phases=phases)
         expected = (fingerprint(Path(found.database)), digest_of(plan, policy))
@@ -209,7 +211,9 @@ def _difference(
         if evaluation.log.failing():
             raise FindingsError(evaluation.log)
         connection.autocommit = False
-        evaluation.apply(tokenizer, complete, print_now, source)
+        run(connection, "SET LOCAL lock_timeout = '60s'")
+        with change_log.writing(connection, complete):
+            evaluation.apply(tokenizer, complete, print_now, source)
         connection.commit()
         phase("apply")
     finally:
@@ -560,7 +564,6 @@ class _Evaluation:
 
     def apply(self, tokenizer: Tokenizer, complete: ledger.Run, print_now: str, source: Path) -> None:
         """Do it all in the transaction that is open."""
-        run(self._connection, "SET LOCAL lock_timeout = '60s'")
         ordered = list(self.work.values())
         run(self._connection, "SAVEPOINT rows")
         try:

@@ -21,10 +21,8 @@ CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.run (
     plan_digest text NOT NULL,
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
-    boundary text,
     result jsonb
 );
-COMMENT ON COLUMN {BOOKKEEPING}.run.boundary IS 'first transaction id that is not of the copy';
 CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.ledger (
     run_id text NOT NULL REFERENCES {BOOKKEEPING}.run ON DELETE CASCADE,
     table_name text NOT NULL,
@@ -61,8 +59,12 @@ class Run:
     state: str
     fingerprint: str
     plan_digest: str
-    boundary: str | None
     result: dict[str, Any]
+
+    @property
+    def watched(self) -> bool:
+        """Whether its tables have had the triggers of the change log ever since; not those of earlier versions."""
+        return self.result.get("watched") is True
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def runs(connection: Connection) -> list[Run]:
         return []
     rows = query(
         connection,
-        f"SELECT run_id, state, fingerprint, plan_digest, boundary, coalesce(result, '{{}}') FROM {BOOKKEEPING}.run"
+        f"SELECT run_id, state, fingerprint, plan_digest, coalesce(result, '{{}}') FROM {BOOKKEEPING}.run"
         " ORDER BY started_at DESC",
     )
     return [Run(*row) for row in rows]
@@ -160,13 +162,12 @@ def release(connection: Connection, run_id: str, table: str, kinds: list[str]) -
 
 
 def finish(connection: Connection, run_id: str, result: dict[str, Any]) -> None:
-    """Complete a run, in the transaction that shows its tables. Earlier runs are forgotten."""
+    """Complete a run, in the transaction that shows its tables and has them watched. Earlier runs are forgotten."""
     run(connection, f"DELETE FROM {BOOKKEEPING}.run WHERE run_id <> %s", (run_id,))
     run(
         connection,
-        f"UPDATE {BOOKKEEPING}.run SET state = 'complete', finished_at = now(), result = %s,"
-        " boundary = (pg_current_xact_id()::text::bigint + 1)::text WHERE run_id = %s",
-        (json.dumps(result), run_id),
+        f"UPDATE {BOOKKEEPING}.run SET state = 'complete', finished_at = now(), result = %s WHERE run_id = %s",
+        (json.dumps({**result, "watched": True}), run_id),
     )
 
 
@@ -174,8 +175,8 @@ def bring_up(connection: Connection, run_id: str, source: str, fingerprint: str,
     """Note that a complete run shows its source as it is now, in the transaction that brings it there."""
     run(
         connection,
-        f"UPDATE {BOOKKEEPING}.run SET source = %s, fingerprint = %s, finished_at = now(), result = %s,"
-        " boundary = (pg_current_xact_id()::text::bigint + 1)::text WHERE run_id = %s",
+        f"UPDATE {BOOKKEEPING}.run SET source = %s, fingerprint = %s, finished_at = now(), result = %s"
+        " WHERE run_id = %s",
         (source, fingerprint, json.dumps(result), run_id),
     )
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 
+from . import change_log, ledger
 from .model import EngineError
 from .plan import FULL_TEXT, VECTORS, Plan, TablePlan
 from .source import quoted
@@ -48,10 +49,12 @@ _OTHERS = """
 """
 
 
-def check_target(connection: Connection, target: Mapping[str, TargetTable], plan: Plan, boundary: str | None) -> None:
+def check_target(
+    connection: Connection, target: Mapping[str, TargetTable], plan: Plan, complete: ledger.Run | None
+) -> None:
     """Refuse a database that is not ours: tables or rows that Pensieve's code did not make.
 
-    ``boundary`` is set when the target holds an earlier copy of ours: then no row may be newer than that copy.
+    ``complete`` is an earlier copy of ours that the target shows: then nobody else may have written to it since.
     """
     foreign = [f"table {name}" for name in target if name not in plan.tables and name not in _pensieve_names()]
     foreign += [row[0] for row in query(connection, _OTHERS)]
@@ -64,17 +67,15 @@ def check_target(connection: Connection, target: Mapping[str, TargetTable], plan
             "everything",
             "make the schema first (memos init with the target as database_path), then run again",
         )
+    if complete is not None:
+        change_log.require_ours(connection, complete)
+        return
     for name in target:
-        if boundary is None:
-            allowed = _DEFAULT_ROWS.get(name, "false")
-            sql = f"SELECT count(*) FROM public.{quoted(name)} WHERE NOT coalesce({allowed}, false)"
-            what = "rows that this copy did not write"
-        else:
-            sql = f"SELECT count(*) FROM public.{quoted(name)} WHERE xmin::text::bigint >= {int(boundary) % (1 << 32)}"
-            what = "rows that were written after the last copy"
+        allowed = _DEFAULT_ROWS.get(name, "false")
+        sql = f"SELECT count(*) FROM public.{quoted(name)} WHERE NOT coalesce({allowed}, false)"
         rows = query(connection, sql)[0][0]
         if rows:
-            raise _foreign(f"{rows} {what} in table {name}")
+            raise _foreign(f"{rows} rows that this copy did not write in table {name}")
 
 
 def _pensieve_names() -> set[str]:
@@ -253,12 +254,17 @@ def key_statements(connection: Connection, plan: Plan, kinds: str) -> list[str]:
     return statements
 
 
+def hold(connection: Connection, target: Mapping[str, TargetTable]) -> None:
+    """Wait for whoever writes to the real tables, and keep all others away, until the end of the transaction."""
+    run(connection, "SET LOCAL lock_timeout = '60s'")
+    run(connection, f"LOCK TABLE {', '.join(f'public.{quoted(name)}' for name in target)} IN ACCESS EXCLUSIVE MODE")
+
+
 def swap(connection: Connection, plan: Plan, target: Mapping[str, TargetTable], highest: Mapping[str, int]) -> None:
     """Put the staging tables in the places of the real ones. The caller's transaction makes it one moment.
 
     ``highest`` is the highest id ever given, by table; sequences go on after it.
     """
-    run(connection, "SET LOCAL lock_timeout = '60s'")
     old = [name for name in plan.tables if name in target]
     for name in old:
         for column, sequence in target[name].sequences.items():

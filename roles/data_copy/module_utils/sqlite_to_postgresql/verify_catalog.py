@@ -15,8 +15,8 @@ MADE_INDEXES = {
     " USING btree (key, entity_id, value) WHERE ((key)::text = 'active_app'::text)"
 }
 
-# Triggers of the change log: name → definition, by the table's name. They come once a copy is verified, and go with the
-# tables when it is made again, so they belong to no catalog.
+# Triggers of the change log: name → definition, by the table's name. They come and go with the tables of a copy, so
+# they belong to no catalog.
 NOTING_TRIGGERS = {
     "data_copy_note_row": "CREATE TRIGGER data_copy_note_row AFTER INSERT OR DELETE OR UPDATE ON public.{table}"
     " FOR EACH ROW EXECUTE FUNCTION data_copy.note_row_{table}()",
