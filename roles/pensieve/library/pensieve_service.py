@@ -64,7 +64,7 @@ options:
       - Directory of the journal, which is told of the stop before it, and of the start before and after it.
     type: path
   record:
-    description: What the record before the start says besides, like C(backend).
+    description: What the record before the stop or start says besides, like C(backend).
     type: dict
     default: {}
   record_required:
@@ -298,7 +298,9 @@ class Installation:
         """Stop every service; fail with the reason when one does not go, or comes back."""
         self.keep_environments()
         if self.running():
-            self.record(self.module.params["record_required"], step="stop", owes_start=True)
+            self.record(
+                self.module.params["record_required"], step="stop", owes_start=True, **self.module.params["record"]
+            )
         for service in reversed(SERVICES):
             pids = [process.pid for process in find(self.home) if process.service == service]
             for number in (signal.SIGTERM, signal.SIGKILL):
