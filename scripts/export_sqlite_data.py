@@ -35,7 +35,7 @@ sys.path.insert(0, str(ENGINE))
 
 try:
     from sqlite_to_postgresql.convert import InvalidText
-    from sqlite_to_postgresql.model import EngineError, FindingsError
+    from sqlite_to_postgresql.model import CARRIED, EngineError, FindingsError
     from sqlite_to_postgresql.source import Source, quoted
     from sqlite_to_postgresql.vec0 import VecOddity, VecReader
 except ImportError as missing:
@@ -139,7 +139,11 @@ def export(database: Path, folder: Path) -> dict[str, Any]:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))  # readable by its owner only
     try:
         writer = Writer(unfinished)
-        entries = source.rows("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master ORDER BY rowid")
+        # What a carry-back has noted in the database for itself is no data.
+        entries = source.rows(
+            "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE tbl_name <> ? ORDER BY rowid",
+            (CARRIED,),
+        )
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,

@@ -40,6 +40,10 @@ options:
   only:
     description: Compare just the rows of these primary keys, by table; a key is a list of its columns' values.
     type: dict
+  sequences:
+    description: Whether sequences must be beyond all ids of both sides. Not after a carry-back, as SQLite goes on then.
+    type: bool
+    default: true
   fail_on_difference:
     description: Whether a difference is a failure. The result is complete in either case.
     type: bool
@@ -156,6 +160,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "expected_catalog": {"type": "dict"},
     "only_catalog": {"type": "bool", "default": False},
     "only": {"type": "dict"},
+    "sequences": {"type": "bool", "default": True},
     "fail_on_difference": {"type": "bool", "default": True},
     "progress_file": {"type": "path"},
 }
@@ -203,6 +208,7 @@ def main() -> None:
                     expected_catalog=options["expected_catalog"],
                     seed=options["seed"],
                     only=keys_of(options["only"]),
+                    sequences=options["sequences"],
                 ).as_dict()
     except (sqlite3.Error, psycopg2.Error, ImportError) as error:
         module.fail_json(

@@ -1,6 +1,7 @@
 """The engine from the command line: ``python -m sqlite_to_postgresql ACTION --source … --target …``.
 
-``changes`` begins a change log and tells what it holds; ``carry-back`` needs Pensieve's own interpreter."""
+``changes`` begins a change log and tells what it holds; ``carry-back`` needs Pensieve's own interpreter; ``settle``
+ends what it has begun, once Pensieve is on SQLite for good."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import change_log
+from . import carry_mark, change_log
 from .carry_back import carry_back, pensieve_package
 from .census import census
 from .copier import copy
@@ -33,7 +34,7 @@ def _policy(text: str) -> Policy:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sqlite_to_postgresql", description=__doc__)
-    parser.add_argument("action", choices=("census", "copy", "verify", "changes", "carry-back"))
+    parser.add_argument("action", choices=("census", "copy", "verify", "changes", "carry-back", "settle"))
     parser.add_argument("--source", type=Path, required=True, help="the SQLite database")
     parser.add_argument("--target", help="connection string of PostgreSQL, without a password")
     parser.add_argument("--passfile", help="libpq password file")
@@ -42,6 +43,11 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
     parser.add_argument("--base", type=Path, help="carry-back: SQLite as it was at the cutover")
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="carry-back: compare all rows, since SQLite was restored from an older copy",
+    )
     parser.add_argument(
         "--only-upgraded", action="store_true", help="carry-back: only an upgrade has written to SQLite since"
     )
@@ -70,9 +76,12 @@ def main() -> int:
         elif arguments.action == "changes":
             told_result, good = _changes(arguments.source, str(dsn)), True
         elif arguments.action == "carry-back":
-            how = {"base": arguments.base, "only_upgraded": arguments.only_upgraded}
+            how = {name: getattr(arguments, name) for name in ("base", "whole", "only_upgraded")}
             done = carry_back(arguments.source, str(dsn), pensieve_package(), **how)
             told_result, good = done.as_dict(), not done.conflicts
+        elif arguments.action == "settle":
+            settled = carry_mark.settle(arguments.source, str(dsn))
+            told_result, good = asdict(settled), settled.settled
         else:
             return _verify(arguments, str(dsn))
     except FindingsError as error:

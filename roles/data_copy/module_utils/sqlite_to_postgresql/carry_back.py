@@ -3,7 +3,9 @@
 Runs in Pensieve's own interpreter, since only that is sure to load Pensieve's tokenizer and sqlite-vec. For every key
 in the change log: a row in PostgreSQL is written into SQLite, no row there is deleted here. A cell that gives the
 target's value already, as the copy converts it, stays as it is, so that originals of coerced and quarantined cells and
-the form of timestamps survive. All of it is one transaction: killed half-way, SQLite is as before.
+the form of timestamps survive. All of it is one transaction: killed half-way, SQLite is as before. What was written is
+marked in the same transaction (``carry_mark``), so that a carry-back which ends at any moment can be run again,
+whatever either side has written meanwhile.
 
 Rows that were quarantined as a whole are not in PostgreSQL and stay in SQLite, unless PostgreSQL has given their key,
 or that of the row that they refer to, anew. Their originals, and those of cells that have another value now, move to
@@ -12,28 +14,31 @@ or that of the row that they refer to, anew. Their originals, and those of cells
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sqlite3
 import sys
 import time
-from collections import Counter
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg2
 
-from . import change_log
-from .carry_merge import Merge
+from . import carry_mark, change_log
+from .carry_mark import Mark, digest
+from .carry_merge import Merge, bag
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
 from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
-from .convert import quarantine_form
+from .convert import Codec, Problem, quarantine_form
 from .model import EngineError
 from .plan import FULL_TEXT, Plan, TablePlan, make_plan
 from .source import Source, fingerprint, quoted
-from .target import BOOKKEEPING, Connection, connect, read_tables, run
+from .target import BOOKKEEPING, connect, read_tables, run
 
 _WAIT = "30s"  # for writers of the target to end
 
@@ -58,13 +63,16 @@ class CarryResult:
     """What was carried.
 
     ``touched``: keys, by table, whose rows are equal on both sides now; it also names the rowids of full-text entries.
-    ``whole``: tables that were compared wholly. ``merged``: SQLite was written to as well; then ``renumbered`` are rows
-    that got another id there, ``conflicts`` what was not carried, and why.
+    ``mapped`` counts rows of PostgreSQL that have another key in SQLite, or refer to one that has: the verifier finds
+    rows by their keys, so each of these was compared here, as SQLite gave it back. ``whole``: tables that were compared
+    wholly. ``merged``: SQLite was written to as well; then ``renumbered`` are rows that got another id there,
+    ``conflicts`` what was not carried, and why.
     """
 
     changed: bool = False
     tables: dict[str, Carried] = field(default_factory=dict)
     touched: dict[str, list[list[Any]]] = field(default_factory=dict)
+    mapped: int = 0
     whole: list[str] = field(default_factory=list)
     superseded: int = 0
     merged: bool = False
@@ -111,22 +119,37 @@ def carry_back(
     log says, since ``source`` was restored from a copy that is older than the cutover. ``only_upgraded``: since then
     ``source`` was written to by an upgrade of its schema alone, which PostgreSQL has had too, so nothing is to be kept.
     """
-    started = time.monotonic()
+    started, name = time.monotonic(), uuid.uuid4().hex
     try:
-        result = _carry_back(source, target_dsn, package, base, whole, only_upgraded)
+        result = _carry_back(source, target_dsn, package, base, whole, only_upgraded, name)
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
+        untouched, next_step = _left_by(source, name)
         raise EngineError(
-            str(error).strip().splitlines()[0],
-            "two databases that answer, and room on the disk",
-            "SQLite and PostgreSQL, which are as before this run",
-            "remove the cause and run again",
+            str(error).strip().splitlines()[0], "two databases that answer, and room on the disk", untouched, next_step
         ) from error
     result.seconds = time.monotonic() - started
     return result
 
 
+def _left_by(source: Path, name: str) -> tuple[str, str]:
+    """What a carry-back that failed has left untouched, as SQLite tells it, and what to do next."""
+    try:
+        mark = carry_mark.read_head(source)
+    except sqlite3.Error as error:
+        return (
+            f"every row of PostgreSQL. Whether SQLite holds them already cannot be told now ({error})",
+            "remove the cause and run again; it is told then, and nothing is carried twice",
+        )
+    if mark is not None and mark.carry == name:
+        return (
+            "every row of PostgreSQL. SQLite holds them already; PostgreSQL was not told so",
+            "remove the cause and run again; it goes on from there, and nothing is carried twice",
+        )
+    return "every row of SQLite and of PostgreSQL, as before this run", "remove the cause and run again"
+
+
 def _carry_back(
-    source: Path, dsn: str, package: Path, base: Path | None, whole: bool, only_upgraded: bool
+    source: Path, dsn: str, package: Path, base: Path | None, whole: bool, only_upgraded: bool, name: str
 ) -> CarryResult:
     connection = connect(dsn, search_path="public", lock_timeout=_WAIT)
     try:
@@ -142,6 +165,7 @@ def _carry_back(
         connection.autocommit = False
         # Before the first look: whoever touches a row from here on waits, and is noted afterwards.
         run(connection, f"LOCK TABLE {change_log.LOG} IN ACCESS EXCLUSIVE MODE")
+        log_name = carry_mark.open_log(connection)
         target = Target(connection)
         reader = Source(source)
         try:
@@ -151,7 +175,28 @@ def _carry_back(
         finally:
             reader.close()
         merging = not only_upgraded and fingerprint(source) != log.fingerprint
-        return _write(source, package, connection, target, plan, whole_seconds, base, log, whole, merging)
+        with contextlib.closing(Database(source, package)) as database, contextlib.ExitStack() as stack:
+            before = None
+            if merging and base is not None:
+                before = stack.enter_context(contextlib.closing(Database(base, package, read_only=True)))
+            database.execute("BEGIN IMMEDIATE")
+            mark = Mark(database.connection, log_name, name)
+            merge = Merge(database, target, plan, before, mark) if merging else None
+            carry = _Carry(database, target, plan, whole_seconds, mark, merge, before)
+            carry.run(list(plan.tables) if whole else log.whole)
+            carried = mark.finish()
+            database.execute("COMMIT")
+            # The rows are there. What the log's pages need on a full disk, the next who opens the file does.
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        target.supersede(carry.superseded)
+        if carried:
+            carry_mark.tell(connection, carried)
+        if not merging:
+            # Both sides are equal. After a merge they are not: SQLite has rows of its own.
+            run(connection, f"UPDATE {BOOKKEEPING}.change_log SET fingerprint = %s", (fingerprint(source),))
+        connection.commit()
+        return carry.result
     finally:
         connection.close()
 
@@ -167,65 +212,41 @@ def _current_timestamps(source: Source, plan: Plan) -> set[tuple[str, str]]:
     }
 
 
-def _write(
-    path: Path,
-    package: Path,
-    connection: Connection,
-    target: Target,
-    plan: Plan,
-    whole_seconds: set[tuple[str, str]],
-    base: Path | None,
-    log: change_log.ChangeLog,
-    whole: bool,
-    merging: bool,
-) -> CarryResult:
-    database = Database(path, package)
-    before = Database(base, package, read_only=True) if merging and base is not None else None
-    try:
-        database.execute("BEGIN IMMEDIATE")
-        carry = _Carry(database, target, plan, whole_seconds)
-        carry.run(list(plan.tables) if whole else log.whole, Merge(database, target, plan, before) if merging else None)
-        database.execute("COMMIT")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        database.close()
-        if before is not None:
-            before.close()
-    target.supersede(carry.superseded)
-    sql = f"UPDATE {BOOKKEEPING}.change_log SET fingerprint = %s"
-    run(connection, sql, (fingerprint(path),))
-    if carry.result.merged:
-        # What was settled now must not be carried a second time.
-        run(connection, f"DELETE FROM {change_log.LOG}")
-    connection.commit()
-    return carry.result
-
-
 class _Carry:
     """One carry-back, within the transactions of both sides."""
 
-    def __init__(self, database: Database, target: Target, plan: Plan, whole_seconds: set[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        target: Target,
+        plan: Plan,
+        whole_seconds: set[tuple[str, str]],
+        mark: Mark,
+        merge: Merge | None,
+        base: Database | None,
+    ) -> None:
         self._database, self._target, self._plan, self._whole_seconds = database, target, plan, whole_seconds
-        self._merge: Merge | None = None
+        self._mark, self._merge, self._base = mark, merge, base
+        self._whole: frozenset[str] = frozenset()
         self._kept_rows = target.kept_rows(plan)
         self._inserted: dict[str, list[Key]] = {}
         self.superseded: set[int] = set()
         self.result = CarryResult()
 
-    def run(self, whole: Sequence[str], merge: Merge | None) -> None:
+    def run(self, whole: Sequence[str]) -> None:
         """Carry all tables, parents before their children."""
+        self._whole = frozenset(whole)
         work = {
             name: self._target.touched(table) if name not in whole else self._all_keys(table)
             for name, table in self._plan.tables.items()
         }
         self.result.whole = sorted(set(whole) & set(work))
-        if merge is not None:
-            merge.decide({name: keys for name, keys in work.items() if keys})
-            if merge.needed:
-                self._merge = merge
-                self.result.merged = True
-        if self._merge is None and FULL_TEXT in work and FULL_TEXT not in whole:
+        if FULL_TEXT in work and FULL_TEXT not in whole:
             work[FULL_TEXT] = sorted({*work[FULL_TEXT], *self._touched_entities(work)})
+        if self._merge is not None:
+            self._merge.decide({name: keys for name, keys in work.items() if keys})
+        if self.result.whole or any(work.values()):
+            self._mark.begin()
         for name, keys in work.items():
             table = self._plan.tables[name]
             counts = Carried()
@@ -240,12 +261,14 @@ class _Carry:
                 self._rows(table, keys, counts)
             if keys or counts.changed:
                 self.result.tables[name] = counts
-            self._supersede_cells(table, keys)
+            if key_columns(table):
+                self._supersede_cells(table, keys)
         self._adopted()
         self._supersede_rows(work)
         self.result.superseded = len(self.superseded)
         self.result.changed = any(counts.changed for counts in self.result.tables.values()) or bool(self.superseded)
         if self._merge is not None:
+            self.result.merged = self._merge.needed
             self.result.renumbered, self.result.conflicts = self._merge.renumbered(), self._merge.conflicts
 
     def _touched_entities(self, work: dict[str, list[Key]]) -> set[Key]:
@@ -271,12 +294,25 @@ class _Carry:
             ours = self._database.keys(table)
         return sorted({*ours, *self._target.keys(table)}, key=repr)
 
-    def _note(self, table: TablePlan, key: Key) -> None:
-        self.result.touched.setdefault(table.name, []).append(list(key))
+    def _done(
+        self, table: TablePlan, key: Key, at: Key, values: Row | None, cells: Row | None, *, same: bool, changed: bool
+    ) -> None:
+        """Remember a row that is handled: PostgreSQL's ``values`` under ``key``, SQLite's ``cells`` under ``at``.
+
+        ``same``: they say the same, ids included. ``changed``: something was written.
+        """
+        if same:
+            self.result.touched.setdefault(table.name, []).append(list(key))
+        else:
+            self.result.mapped += 1
+        # Of all rows of a table, those stand in the copy of the cutover that are the same as ever.
+        known = table.name in self._whole and not changed
+        if not known or self._merge is not None and not self._merge.is_known(table, key, cells):
+            self._mark.note(table.name, table.columns, key, at, values, cells)
 
     def _is_kept(self, table: TablePlan, key: Key) -> bool:
         """Whether a row stands in SQLite alone since it was quarantined as a whole."""
-        return key in self._kept_rows.get(table.name, {})
+        return key in self._kept_rows.get(table.name, {}) and self._mark.get(table.name, key) is None
 
     # Ordinary tables
 
@@ -284,9 +320,9 @@ class _Carry:
         for some in chunks(keys):
             theirs = self._target.rows(table, some)
             for key in some:
-                if key not in theirs and not (self._merge and self._merge.keeps(table, key)):
-                    self._delete(table, key, counts)
-        late: list[tuple[Key, Row]] = []
+                if key not in theirs:
+                    self._gone(table, key, counts)
+        late: list[tuple[Key, Key, Row, Row]] = []
         for some in chunks(keys):
             actions: dict[Key, dict[str, list[str]]] = {}
             for (key, column), records in self._target.kept_cells(table, some).items():
@@ -295,48 +331,80 @@ class _Carry:
                 at, wanted = key, values
                 if self._merge is not None:
                     placed = self._merge.place(table, key, values)
-                    if placed is None:
+                    if placed is None or placed[1] is None:
+                        self._note_joined(table, key, values)
                         continue
-                    at, wanted = placed
+                    at, wanted = placed[0], placed[1]
                 try:
-                    self._upsert(table, at, wanted, actions.get(key, {}), counts)
+                    now, changed = self._upsert(table, at, wanted, actions.get(key, {}), counts)
                 except sqlite3.IntegrityError:
-                    late.append((at, wanted))
-                if at == key and wanted == values:
-                    self._note(table, key)
-        # A unique value that moved from one row to another is free once the other row is written.
-        for at, _ in late:
-            self._remove(table, at)
-        for _, wanted in late:
-            self._insert(table, wanted)
-            counts.updated += 1
+                    late.append((key, at, values, wanted))
+                else:
+                    same = at == key and wanted == values
+                    self._done(table, key, at, values, now, same=same, changed=changed)
+        if late:
+            self._late(table, late, counts)
 
-    def _delete(self, table: TablePlan, key: Key, counts: Carried) -> None:
-        if self._is_kept(table, key):
+    def _late(self, table: TablePlan, late: list[tuple[Key, Key, Row, Row]], counts: Carried) -> None:
+        """Write rows of which a unique value stood in another row: it is free once that one is written, too."""
+        self._database.execute("SAVEPOINT late")
+        try:
+            for _, at, _, _ in late:
+                self._remove(table, at)
+            written = [self._insert(table, wanted) for _, _, _, wanted in late]
+        except sqlite3.IntegrityError:
+            if self._merge is None:
+                raise
+            self._database.execute("ROLLBACK TO late")
+            for key, _, _, _ in late:
+                self._merge.refuse(table, key, "SQLite has its unique values in another row; SQLite's stays")
+        else:
+            for (key, at, values, wanted), now in zip(late, written):
+                counts.updated += 1
+                self._done(table, key, at, values, now, same=at == key and wanted == values, changed=True)
+        self._database.execute("RELEASE late")
+
+    def _note_joined(self, table: TablePlan, key: Key, values: Row) -> None:
+        assert self._merge is not None
+        at = self._merge.joined_to(table, key)
+        if at is not None:
+            self._mark.note(table.name, table.columns, key, at, values, self._database.row(table, at), joined=True)
+
+    def _gone(self, table: TablePlan, key: Key, counts: Carried) -> None:
+        at = key
+        if self._merge is not None:
+            placed = self._merge.place(table, key, None)
+            if placed is None:
+                return
+            at = placed[0]
+        if self._is_kept(table, at):
             return
-        removed = self._remove(table, key)
+        removed = self._remove(table, at)
         counts.deleted += removed
         counts.unchanged += not removed
-        self._note(table, key)
+        self._done(table, key, at, None, None, same=at == key, changed=bool(removed))
 
     def _remove(self, table: TablePlan, key: Key) -> int:
         where = " AND ".join(f"{quoted(name)} = ?" for name in key_columns(table))
         return self._database.execute(f"DELETE FROM {quoted(table.name)} WHERE {where}", key).rowcount
 
-    def _upsert(self, table: TablePlan, key: Key, values: Row, actions: dict[str, list[str]], counts: Carried) -> None:
+    def _upsert(
+        self, table: TablePlan, key: Key, values: Row, actions: dict[str, list[str]], counts: Carried
+    ) -> tuple[Row, bool]:
+        """Give SQLite a row; the row as it is there now, and whether it was written."""
         present = self._database.row(table, key)
         if present is None or self._is_kept(table, key):
             if present is not None:
                 self._remove(table, key)
-            self._insert(table, values)
+            now = self._insert(table, values)
             counts.inserted += present is None
             counts.updated += present is not None
             self._inserted.setdefault(table.name, []).append(key)
-            return
+            return now, True
         different = self._differing(table, present, values, actions)
         if not different:
             counts.unchanged += 1
-            return
+            return present, False
         changed = ", ".join(f"{quoted(table.columns[place])} = ?" for place in different)
         where = " AND ".join(f"{quoted(name)} = ?" for name in key_columns(table))
         self._database.execute(
@@ -344,9 +412,10 @@ class _Carry:
             [*(self._form(table, place, values[place]) for place in different), *key],
         )
         counts.updated += 1
-        now = self._database.row(table, key)
-        if now is None or self._differing(table, now, values, actions):
+        updated = self._database.row(table, key)
+        if updated is None or self._differing(table, updated, values, actions):
             raise self._not_held(table, key)
+        return updated, True
 
     def _differing(self, table: TablePlan, present: Row, values: Row, actions: dict[str, list[str]]) -> list[int]:
         """Places of the cells that do not give the target's values."""
@@ -367,7 +436,8 @@ class _Carry:
         name = table.columns[place]
         return written(table.codecs[place], value, (table.name, name) in self._whole_seconds)
 
-    def _insert(self, table: TablePlan, values: Row) -> None:
+    def _insert(self, table: TablePlan, values: Row) -> Row:
+        """Insert a row, and read it back."""
         columns = ", ".join(map(quoted, table.columns))
         marks = ", ".join("?" * len(table.columns))
         self._database.execute(
@@ -379,33 +449,76 @@ class _Carry:
         now = self._database.row(table, key) if names else values
         if now is None or names and self._differing(table, now, values, {}):
             raise self._not_held(table, key)
+        return now
 
     @staticmethod
     def _not_held(table: TablePlan, key: Key) -> EngineError:
         return EngineError(
             f"SQLite does not hold the row {key} of {table.name} as it was written",
             "every value of PostgreSQL in SQLite",
-            "both databases; nothing was carried back",
+            "both databases, which are as before this run",
             "look for a trigger on this table in SQLite, or report this with the table's definition",
         )
 
+    # Tables without a primary key: rows are the same if all of their cells are
+
     def _multiset(self, table: TablePlan, counts: Carried) -> None:
-        """Carry a table without a primary key: rows are the same if all of their cells are."""
-        wanted = Counter(self._target.all_rows(table))
-        columns = ", ".join(map(quoted, table.columns))
-        for rowid, *cells in self._database.execute(f"SELECT _rowid_, {columns} FROM {quoted(table.name)}").fetchall():
-            same = next((row for row in wanted if not self._differing(table, tuple(cells), row, {})), None)
-            if same is not None:
-                wanted[same] -= 1
-                wanted += Counter()
-                counts.unchanged += 1
-            elif (rowid,) not in self._kept_rows.get(table.name, {}):
+        theirs = self._target.all_rows(table)
+        rows = self._all_rows(self._database, table)
+        wanted, ours = bag(theirs), bag([row for row, _ in rows.values()])
+        come, go = wanted - ours, ours - wanted
+        if self._merge is not None:
+            known = self._base is not None and bool(self._base.columns(table.name))
+            then = self._all_rows(self._base, table) if self._base is not None and known else {}
+            before = bag([row for row, _ in then.values()]) if self._base is not None else None
+            come, go = self._merge.bags(table, ours, wanted, before)
+        expected = ours - go + come
+        for rowid, (row, _) in rows.items():
+            if go[digest(row)] > 0:
+                go[digest(row)] -= 1
                 self._database.execute(f"DELETE FROM {quoted(table.name)} WHERE _rowid_ = ?", (rowid,))
                 counts.deleted += 1
-        for row in wanted.elements():
-            self._insert(table, row)
-            counts.inserted += 1
-        self._note(table, ())
+            else:
+                counts.unchanged += 1
+        for row in theirs:
+            if come[digest(row)] > 0:
+                come[digest(row)] -= 1
+                self._insert(table, row)
+                counts.inserted += 1
+        rows = self._all_rows(self._database, table)
+        if bag([row for row, _ in rows.values()]) != expected:
+            raise self._not_held(table, ())
+        self._mark.note_bag(table.name, table.columns, wanted, expected)
+        if expected == wanted:
+            self.result.touched[table.name] = [[]]
+        else:
+            self.result.mapped += len(theirs)
+        cells = {(rowid,): row for rowid, (_, row) in rows.items()}
+        for (key, column), records in self._target.kept_cells(table).items():
+            self._supersede(table, records, column, cells.get(key))
+
+    def _all_rows(self, database: Database, table: TablePlan) -> dict[int, tuple[Row, Row]]:
+        """Rows by rowid, those left out that were quarantined as a whole: as PostgreSQL holds them, and as stored."""
+        known = database.columns(table.name)
+        columns = ", ".join(quoted(name) if name in known else "NULL" for name in table.columns)
+        sql = f"SELECT _rowid_, {columns} FROM {quoted(table.name)} ORDER BY _rowid_"
+        kept = self._kept_rows.get(table.name, {})
+        found = {rowid: tuple(cells) for rowid, *cells in database.execute(sql) if (rowid,) not in kept}
+        empty = {
+            (key[0], column)
+            for (key, column), records in self._target.kept_cells(table, [(rowid,) for rowid in found]).items()
+            if any(action == "quarantine" for _, action, _ in records)
+        }
+        return {
+            rowid: (
+                tuple(
+                    _as_copied(codec, cell, (rowid, name) in empty)
+                    for name, codec, cell in zip(table.columns, table.codecs, cells)
+                ),
+                cells,
+            )
+            for rowid, cells in found.items()
+        }
 
     # Search tables
 
@@ -422,21 +535,23 @@ class _Carry:
                 if wanted is None and self._is_kept(table, key):
                     continue
                 present = self._database.row(table, at)
-                if at == key and wanted == theirs.get(key):
-                    self._note(table, key)
+                same = at == key and wanted == theirs.get(key)
                 if present == wanted or present and wanted and not self._differing(table, present, wanted, {}):
                     counts.unchanged += 1
+                    self._done(table, key, at, theirs.get(key), present, same=same, changed=False)
                     continue
                 # vec0 replaces nothing, and changes no partition.
                 if present is not None:
                     self._remove(table, at)
                     self._require_gone(table, at)
+                now = None
                 if wanted is not None:
-                    self._insert(table, wanted)
+                    now = self._insert(table, wanted)
                     counts.inserted += present is None
                     counts.updated += present is not None
                 else:
                     counts.deleted += 1
+                self._done(table, key, at, theirs.get(key), now, same=same, changed=True)
 
     def _require_gone(self, table: TablePlan, key: Key) -> None:
         sql = f"SELECT count(*) FROM {quoted(table.name + '_rowids')} WHERE rowid = ?"
@@ -444,7 +559,7 @@ class _Carry:
             raise EngineError(
                 f"sqlite-vec does not delete the vector of entity {key[0]}, and does not say so (0.1.7, 0.1.8)",
                 "a vec0 table that gives up a row",
-                "both databases; nothing was carried back",
+                "both databases, which are as before this run",
                 "install sqlite-vec 0.1.9 in Pensieve's virtual environment, then run again",
             )
 
@@ -470,14 +585,17 @@ class _Carry:
                     wanted = row[1:] if row is not None else None
                 if found is None and self._is_kept(table, key):
                     continue
-                written_as = self._entry(table, at[0], wanted, counts)
+                written_as, changed = self._entry(table, at[0], wanted, counts)
+                now = (at[0], *self._database.entry(table, written_as[0])) if written_as else None
+                if now is not None and not _says(now[1:], wanted or ()):
+                    raise self._not_held(table, at)
+                self._done(table, key, at, found, now, same=at == key, changed=changed)
                 if at == key:
-                    self._note(table, key)
                     rowids += written_as
         self.result.touched[f"{table.name}_content"] = [[rowid] for rowid in rowids]
 
-    def _entry(self, table: TablePlan, entity: int, wanted: Row | None, counts: Carried) -> list[int]:
-        """Give an entity this one entry; the newest stays if it says the same. Give the rowid that it has."""
+    def _entry(self, table: TablePlan, entity: int, wanted: Row | None, counts: Carried) -> tuple[list[int], bool]:
+        """Give an entity this one entry; the newest stays if it says the same. Its rowid, and whether it changed."""
         present = self._database.entries_of(table, entity)
         keep = bool(present) and wanted is not None and _says(self._database.entry(table, present[-1]), wanted)
         for rowid in present[:-1] if keep else present:
@@ -485,17 +603,17 @@ class _Carry:
         if keep:
             counts.unchanged += len(present) == 1
             counts.updated += len(present) > 1
-            return present[-1:]
+            return present[-1:], len(present) > 1
         if wanted is None:
             counts.deleted += bool(present)
             counts.unchanged += not present
-            return []
+            return [], bool(present)
         columns = ", ".join(map(quoted, table.columns))
         sql = f"INSERT INTO {quoted(table.name)} ({columns}) VALUES (?, ?, ?, ?)"
         done = self._database.execute(sql, (entity, *wanted))
         counts.inserted += not present
         counts.updated += bool(present)
-        return [int(done.lastrowid or 0)]
+        return [int(done.lastrowid or 0)], True
 
     # Quarantine
 
@@ -533,9 +651,11 @@ class _Carry:
             return
         for some in chunks(keys):
             for (key, column), records in self._target.kept_cells(table, some).items():
-                row = self._database.row(table, key)
-                now = quarantine_form(row[table.columns.index(column)]) if row and column in table.columns else None
-                self.superseded.update(number for number, _, original in records if original != now)
+                self._supersede(table, records, column, self._database.row(table, key))
+
+    def _supersede(self, table: TablePlan, records: list[tuple[int, str, Any]], column: str, row: Row | None) -> None:
+        now = quarantine_form(row[table.columns.index(column)]) if row and column in table.columns else None
+        self.superseded.update(number for number, _, original in records if original != now)
 
     def _supersede_rows(self, work: dict[str, list[Key]]) -> None:
         """Find the originals of whole rows whose key PostgreSQL has given anew, or which SQLite no longer has."""
@@ -553,6 +673,16 @@ class _Carry:
             for key, numbers in kept.items():
                 if key in given or key not in there:
                     self.superseded.update(numbers)
+
+
+def _as_copied(codec: Codec, cell: Any, quarantined: bool) -> Any:
+    """The value of the target that a cell of SQLite gives."""
+    if cell is None:
+        return None
+    found = codec.cell(cell)
+    if isinstance(found, Problem):
+        found = None if quarantined else found.coerced
+    return found.tobytes() if isinstance(found, np.ndarray) else found
 
 
 def _says(entry: Row, wanted: Row) -> bool:

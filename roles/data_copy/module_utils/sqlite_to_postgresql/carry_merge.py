@@ -1,7 +1,9 @@
-"""Both sides were written to since the cutover: which row goes where, so that nothing of either is overwritten.
+"""Both sides were written to since they were equal: which row goes where, so that nothing of either is overwritten.
 
-That happens when PostgreSQL was dead at a rollback, and Pensieve went on recording on SQLite. SQLite as it was at the
-cutover (``base``) tells what was written there since. Then:
+That happens when PostgreSQL was dead at a rollback, and Pensieve went on recording on SQLite; and when a carry-back
+ended after its commit in SQLite, and Pensieve went on on either side. What both held when they were equal last, the
+*base*, is what the mark in SQLite says (``carry_mark``), and for keys that it does not have the copy of the cutover.
+Then:
 
 * a row that only one side has changed is that side's;
 * a row that both have changed or deleted is SQLite's, which is the later one, and the other is told as a conflict;
@@ -12,13 +14,16 @@ cutover (``base``) tells what was written there since. Then:
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Optional
 
+from .carry_mark import Mark, Marked, digest
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns
 from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
 from .model import EngineError
-from .plan import FULL_TEXT, Plan, TablePlan
+from .plan import Plan, TablePlan
 from .source import quoted
 
 ENTITIES = "entities"
@@ -36,48 +41,72 @@ _NATURAL: dict[str, tuple[str, ...]] = {
     "metadata_entries": ("entity_id", "key"),
 }
 
+Texts = tuple[Optional[str], list[str], list[tuple[str, str]]]
+Bag = Counter[bytes]  # rows of a table without a key, by their digests
+
 
 class Merge:
     """Decides before anything is written; asked for each row afterwards."""
 
-    def __init__(self, database: Database, target: Target, plan: Plan, base: Database | None) -> None:
-        self._database, self._target, self._plan, self._base = database, target, plan, base
-        self._ids: dict[str, dict[int, int]] = {}  # PostgreSQL's id -> another one in SQLite
-        self._joined: dict[str, set[int]] = {}  # PostgreSQL's ids whose row SQLite has already
-        self._kept: dict[str, set[Key]] = {}  # keys that stay as SQLite has them
+    def __init__(self, database: Database, target: Target, plan: Plan, base: Database | None, mark: Mark) -> None:
+        self._database, self._target, self._plan, self._base, self._mark = database, target, plan, base, mark
+        self._moved: dict[str, dict[Key, Key]] = {}  # PostgreSQL's key -> another one in SQLite
+        self._joined: dict[str, set[Key]] = {}  # PostgreSQL's keys whose row SQLite has already
+        self._kept: dict[str, set[Key]] = {}  # PostgreSQL's keys whose row does not go into SQLite
+        self._taken: dict[str, set[Key]] = {}  # keys of SQLite that rows of PostgreSQL with other keys have there
+        self._settled: dict[str, set[Key]] = {}  # keys whose row is the same on both sides already
         self._given: dict[str, int] = {}  # highest id of each table
+        self._standing: dict[tuple[str, int], bool] = {}
+        self._words = WordsBack()
         self.conflicts: list[dict[str, Any]] = []
         self.needed = False
+        for table, key, at, joined in mark.moved():
+            self._move(table, key, at, joined)
 
     def renumbered(self) -> list[dict[str, Any]]:
         """Rows of PostgreSQL that have another id in SQLite."""
         return [
-            {"table": name, "postgresql": old, "sqlite": new, "joined": old in self._joined.get(name, ())}
-            for name, ids in sorted(self._ids.items())
-            for old, new in sorted(ids.items())
+            {"table": name, "postgresql": old[0], "sqlite": new[0], "joined": old in self._joined.get(name, ())}
+            for name, keys in sorted(self._moved.items())
+            for old, new in sorted(keys.items())
+            if len(old) == 1 and name in self._plan.tables and self._plan.tables[name].table is not None
+            if not (old in self._joined.get(name, ()) and old in self._kept.get(name, ()))
         ]
+
+    # What goes where
 
     def decide(self, work: dict[str, list[Key]]) -> None:
         """Compare what both sides have of all touched keys."""
-        for name, keys in work.items():
+        ordinary = [name for name in work if self._plan.tables[name].table is not None]
+        for name in (*ordinary, *(name for name in work if name not in ordinary)):
             table = self._plan.tables[name]
-            if not key_columns(table) or table.is_full_text or table.is_vectors:
-                continue
-            for some in chunks(keys):
+            for some in chunks(work[name]):
                 theirs = self._target.rows(table, some)
+                texts = self._target.entity_texts([key[0] for key in some]) if table.is_full_text else {}
                 for key in some:
-                    self._decide(table, key, theirs.get(key))
-        for name, keys in work.items():
-            table = self._plan.tables[name]
-            if table.is_vectors or table.is_full_text:
-                for key in keys:
-                    if self._index_differs(table, key):
-                        self.needed = True
-                        self._keep(table, key)
+                    if name in ordinary:
+                        self._decide(table, key, theirs.get(key))
+                    else:
+                        self._decide_index(table, key, theirs.get(key), texts.get(key[0], (None, [], [])))
 
     def _decide(self, table: TablePlan, key: Key, values: Row | None) -> None:
+        marked = self._mark.get(table.name, key)
+        if marked is not None and marked.joined:
+            if self._database.row(table, marked.at) is None:
+                self._keep(table, key)  # they were one, and SQLite has deleted it since
+                return
+            self._unmove(table, key)
+        elif marked is not None:
+            self._decide_marked(table, key, values, marked)
+            return
+        if self._mapped_key(table, key, values) != key:
+            return  # a parent in its key has another id in SQLite, so this row has another key there
         ours = self._database.row(table, key)
+        if key in self._taken.get(table.name, ()):
+            self._both_made(table, key, values)
+            return
         if values is not None and ours is not None and self._same(table, ours, values):
+            self._settled.setdefault(table.name, set()).add(key)
             return
         if ours is None and values is None:
             return
@@ -86,47 +115,91 @@ class Merge:
             if values is not None and before is None:
                 self._join(table, key, values)
             return
-        self.needed = True
-        if values is not None and before is None:
-            # Both sides have given this key.
-            if not self._join(table, key, values):
-                self._renumber(table, key, values)
-        elif before is not None and values is not None and self._same(table, before, values):
-            self._keep(table, key)  # changed in SQLite, and put back in PostgreSQL
-        elif values is None and before is None:
-            self._keep(table, key)  # given and deleted in PostgreSQL, given in SQLite
+        if before is None:
+            self._both_made(table, key, values)
+        elif values is not None and self._same(table, before, values):
+            self._keep(table, key)  # changed in SQLite alone
         else:
             self._keep(table, key)
-            what = {True: "deleted", False: "changed"}
-            reason = f"{what[ours is None]} in SQLite, {what[values is None]} in PostgreSQL; SQLite's stays"
-            self._conflict(table, key, reason)
+            self._conflict(table, key, _reason(ours, values))
+
+    def _decide_marked(self, table: TablePlan, key: Key, values: Row | None, marked: Marked) -> None:
+        """The same for a row that an earlier carry-back has written."""
+        ours = self._database.row(table, marked.at)
+        if marked.is_ours(table.columns, ours):
+            if marked.is_theirs(table.columns, values):
+                self._settled.setdefault(table.name, set()).add(key)
+            return
+        self.needed = True
+        if marked.is_theirs(table.columns, values):
+            self._keep(table, key)
+        elif ours == values or ours and values and self._same(table, ours, self._moved_to(table, key, values)):
+            self._settled.setdefault(table.name, set()).add(key)
+        elif marked.ours is None and values is not None:
+            self._unmove(table, key)
+            self._both_made(table, key, values)
+        else:
+            self._keep(table, key)
+            self._conflict(table, key, _reason(ours, values))
+
+    def _both_made(self, table: TablePlan, key: Key, values: Row | None) -> None:
+        """Both sides have given this key."""
+        self.needed = True
+        if values is None:
+            self._keep(table, key)  # PostgreSQL has deleted its row again
+        elif not self._join(table, key, values):
+            self._renumber(table, key, values)
 
     def _before(self, table: TablePlan, key: Key, now: Row | None) -> Row | None:
         """The row at the cutover. A column that an upgrade has added since counts as it is ``now``."""
-        if self._base is None:
-            raise EngineError(
-                f"SQLite was written to since the cutover, and the row {key} of {table.name} differs on both sides",
-                "a copy of SQLite as it was at the cutover, to tell which side has changed it",
-                "both databases; nothing was carried back",
-                "name such a copy (base), or settle this row by hand, then run again",
-            )
-        row, known = self._base.row(table, key), self._base.columns(table.name)
+        base = self._required_base(f"the row {key} of {table.name}")
+        row, known = base.row(table, key), base.columns(table.name)
         if row is None or now is None or known.issuperset(table.columns):
             return row
         return tuple(then if name in known else cell for name, then, cell in zip(table.columns, row, now))
 
+    def _required_base(self, what: str) -> Database:
+        if self._base is None:
+            raise EngineError(
+                f"SQLite was written to since the cutover, and {what} differs on both sides",
+                "a copy of SQLite as it was at the cutover, to tell which side has changed it",
+                "both databases, which are as before this run",
+                "name such a copy (base), or settle this by hand, then run again",
+            )
+        return self._base
+
     def _same(self, table: TablePlan, cells: Row, values: Row) -> bool:
         labels = {keeper: table.columns.index(label) for label, keeper in table.label_keepers.items()}
-        return all(
+        return len(cells) == len(values) and all(
             stands_for(codec, cell, value, ("coerce", "quarantine"), cells[labels[name]] if name in labels else None)
             for name, codec, cell, value in zip(table.columns, table.codecs, cells, values)
         )
 
     def _keep(self, table: TablePlan, key: Key) -> None:
+        self.needed = True
         self._kept.setdefault(table.name, set()).add(key)
 
     def _conflict(self, table: TablePlan, key: Key, reason: str) -> None:
         self.conflicts.append({"table": table.name, "key": list(key), "reason": reason})
+
+    def refuse(self, table: TablePlan, key: Key, reason: str) -> None:
+        """Tell that a row of PostgreSQL does not go into SQLite, and neither does what refers to it."""
+        self._keep(table, key)
+        self._unmove(table, key)
+        self._conflict(table, key, reason)
+        if len(key) == 1:
+            self._standing[table.name, key[0]] = False
+
+    def _move(self, table: str, key: Key, at: Key, joined: bool) -> None:
+        self._moved.setdefault(table, {})[key] = at
+        if joined:
+            self._joined.setdefault(table, set()).add(key)
+        else:
+            self._taken.setdefault(table, set()).add(at)
+
+    def _unmove(self, table: TablePlan, key: Key) -> None:
+        self._moved.get(table.name, {}).pop(key, None)
+        self._joined.get(table.name, set()).discard(key)
 
     def _join(self, table: TablePlan, key: Key, values: Row) -> bool:
         """Take a new row of PostgreSQL for one that SQLite has been given since, if they are the same thing."""
@@ -134,8 +207,6 @@ class Merge:
         if natural is None or len(key) != 1 or not set(natural) <= set(table.columns):
             return False
         mapped = self._mapped(table, values)
-        if mapped is None:
-            return False
         wanted = []
         for name in natural:
             place = table.columns.index(name)
@@ -144,11 +215,10 @@ class Merge:
         names = key_columns(table)
         sql = f"SELECT {quoted(names[0])} FROM {quoted(table.name)} WHERE {where} ORDER BY 1"
         for (found,) in self._database.execute(sql, wanted).fetchall():
-            if self._before(table, (found,), None) is not None:
+            if self._is_carried(table, (found,)) or self._before(table, (found,), None) is not None:
                 continue
             self.needed = True
-            self._ids.setdefault(table.name, {})[key[0]] = found
-            self._joined.setdefault(table.name, set()).add(key[0])
+            self._move(table.name, key, (found,), True)
             ours = self._database.row(table, (found,))
             if (
                 table.name == "metadata_entries"
@@ -159,114 +229,204 @@ class Merge:
             return True
         return False
 
+    def _is_carried(self, table: TablePlan, at: Key) -> bool:
+        """Whether an earlier carry-back has written the row that SQLite has under this key."""
+        if at in self._taken.get(table.name, ()):
+            return True
+        marked = self._mark.get(table.name, at)
+        return marked is not None and marked.at == at and marked.ours is not None
+
     def _renumber(self, table: TablePlan, key: Key, values: Row) -> None:
         if len(key) != 1 or not isinstance(key[0], int):
-            mapped = self._mapped(table, values)
-            if mapped is not None and tuple(mapped[table.columns.index(name)] for name in key_columns(table)) != key:
-                return  # a parent in its key has another id in SQLite, so this row has another key there
             self._keep(table, key)
             self._conflict(table, key, "both sides have made this row, with different values; SQLite's stays")
             return
         if table.name not in self._given:
             name = quoted(key_columns(table)[0])
             ours = self._database.execute(f"SELECT max({name}) FROM {quoted(table.name)}").fetchone()[0] or 0
-            self._given[table.name] = max([ours, *(known[0] for known in self._target.keys(table))])
+            taken = (at[0] for at in self._taken.get(table.name, ()))
+            self._given[table.name] = max([ours, self._target.highest(table), *taken])
         self._given[table.name] += 1
-        self._ids.setdefault(table.name, {})[key[0]] = self._given[table.name]
+        self._move(table.name, key, (self._given[table.name],), False)
 
-    def _mapped(self, table: TablePlan, values: Row) -> Row | None:
-        """A row of PostgreSQL with the ids that its parents have in SQLite; None if SQLite has deleted a parent."""
-        parents = {
-            foreign.columns[0]: str(foreign.parent)
-            for foreign in table.target.foreign_keys()
-            if len(foreign.columns) == 1
-        }
-        if table.is_vectors:
-            parents = _INDEX_REFERENCES
+    def _mapped(self, table: TablePlan, values: Row) -> Row:
+        """A row of PostgreSQL with the ids that its parents have in SQLite."""
         row = list(values)
-        for column, parent in parents.items():
-            if column not in table.columns or row[(place := table.columns.index(column))] is None:
-                continue
-            row[place] = self._ids.get(parent, {}).get(row[place], row[place])
-            if (row[place],) in self._kept.get(parent, ()) and not self._is_there(parent, row[place]):
-                return None
+        for column, parent in _parents(table).items():
+            place = table.columns.index(column)
+            if row[place] is not None:
+                row[place] = self._moved.get(parent, {}).get((row[place],), (row[place],))[0]
         return tuple(row)
 
-    def _is_there(self, table: str, number: int) -> bool:
-        plan = self._plan.tables.get(table)
-        return plan is None or self._database.row(plan, (number,)) is not None
+    def _mapped_key(self, table: TablePlan, key: Key, values: Row | None) -> Key:
+        """Key that a row of PostgreSQL has in SQLite by those of its parents."""
+        if values is None or len(key) == 1:
+            return key
+        mapped = self._mapped(table, values)
+        return tuple(mapped[table.columns.index(name)] for name in key_columns(table))
+
+    def _moved_to(self, table: TablePlan, key: Key, values: Row) -> Row:
+        """A row of PostgreSQL as it goes into SQLite."""
+        row = list(self._mapped(table, values))
+        for name, part in zip(key_columns(table), self._moved.get(table.name, {}).get(key, ())):
+            row[table.columns.index(name)] = part
+        return tuple(row)
+
+    def _is_orphan(self, table: TablePlan, values: Row) -> bool:
+        """Whether SQLite has no row any more to which a row of PostgreSQL refers."""
+        return not all(
+            self._stands(parent, values[table.columns.index(column)])
+            for column, parent in _parents(table).items()
+            if values[table.columns.index(column)] is not None
+        )
+
+    def _stands(self, parent: str, number: int) -> bool:
+        """Whether a row of PostgreSQL is in SQLite, now that all tables above the present one are written."""
+        if (parent, number) not in self._standing:
+            self._standing[parent, number] = self._looked_for(parent, number)
+        return self._standing[parent, number]
+
+    def _looked_for(self, parent: str, number: int) -> bool:
+        table = self._plan.tables.get(parent)
+        if table is None:
+            return True
+        at = self._moved.get(parent, {}).get((number,), (number,))
+        if at == (number,) and at in self._taken.get(parent, ()):
+            return False
+        ours = self._database.row(table, at)
+        return ours is not None and (parent != ENTITIES or self._is_same_file(table, number, at, ours))
+
+    def _is_same_file(self, table: TablePlan, number: int, at: Key, ours: Row) -> bool:
+        """Whether an entity of SQLite is that of PostgreSQL: SQLite gives the id of the last one again if that goes."""
+        place = table.columns.index("filepath")
+        before = self._base.row(table, at) if self._base is not None and at == (number,) else None
+        if before is not None and before[place] == ours[place]:
+            return True
+        theirs = self._target.rows(table, [(number,)]).get((number,))
+        lenient = ("coerce", "quarantine")
+        return theirs is None or stands_for(table.codecs[place], ours[place], theirs[place], lenient, None)
 
     # Asked while rows are written
 
-    def keeps(self, table: TablePlan, key: Key) -> bool:
-        """Whether SQLite's row of this key stays as it is."""
-        return key in self._kept.get(table.name, ())
+    def is_known(self, table: TablePlan, key: Key, cells: Row | None) -> bool:
+        """Whether the base says without the mark that SQLite held just this row."""
+        if self._base is None or self._mark.get(table.name, key) is not None:
+            return False
+        before = self._entry(self._base, table, key[0]) if table.is_full_text else self._base.row(table, key)
+        return before == cells
 
-    def place(self, table: TablePlan, key: Key, values: Row) -> tuple[Key, Row] | None:
+    def joined_to(self, table: TablePlan, key: Key) -> Key | None:
+        """Key of SQLite's own row that a row of PostgreSQL was taken for."""
+        joined = key in self._joined.get(table.name, ()) and key not in self._kept.get(table.name, ())
+        return self._moved[table.name][key] if joined else None
+
+    def place(self, table: TablePlan, key: Key, values: Row | None) -> tuple[Key, Row | None] | None:
         """Key and values with which a row of PostgreSQL goes into SQLite; None if it does not go."""
-        if self.keeps(table, key) or (len(key) == 1 and key[0] in self._joined.get(table.name, ())):
+        if key in self._kept.get(table.name, ()) or key in self._joined.get(table.name, ()):
             return None
-        mapped = self._mapped(table, values)
-        if mapped is None:
-            self._conflict(table, key, "the row that it belongs to was deleted in SQLite")
+        at = self._moved.get(table.name, {}).get(key)
+        if values is None:
+            return at or key, None
+        if key not in self._settled.get(table.name, ()) and self._is_orphan(table, values):
+            self.refuse(table, key, "the row that it belongs to was deleted in SQLite")
             return None
-        names = key_columns(table)
-        row = list(mapped)
-        if len(key) == 1 and key[0] in self._ids.get(table.name, {}):
-            row[table.columns.index(names[0])] = self._ids[table.name][key[0]]
-        at = tuple(row[table.columns.index(name)] for name in names)
-        if at != key and len(names) > 1 and self._database.row(table, at) is not None:
+        row = self._moved_to(table, key, values)
+        found = at or self._mapped_key(table, key, values)
+        if at is None and found != key and self._database.row(table, found) is not None:
             return None  # SQLite says so already
-        return at, tuple(row)
+        return found, row
 
     def place_index(self, table: TablePlan, key: Key, values: Row | None) -> tuple[Key, Row | None] | None:
         """The same for an entry of a search table, whose key is that of its entity."""
-        if self.keeps(table, key):
+        if key in self._kept.get(table.name, ()):
             return None
-        entity: int = self._ids.get(ENTITIES, {}).get(int(key[0]), int(key[0]))
+        at = self._moved.get(table.name, {}).get(key)
+        entity = self._moved.get(ENTITIES, {}).get(key, key)
         if values is None:
-            return (key, None) if entity == key[0] else None
-        if key[0] in self._joined.get(ENTITIES, ()) and self._has_entry(self._database, table, entity):
+            return (at or key, None) if at or entity == key else None
+        if key in self._joined.get(ENTITIES, ()) and self._entry(self._database, table, entity[0]) is not None:
             return None
-        if not self._is_there(ENTITIES, entity):
+        if not self._stands(ENTITIES, key[0]):
             return None
-        mapped = self._mapped(table, values)
-        if mapped is None:
-            return None
-        return (entity,), (entity, *mapped[1:])
+        return entity, (entity[0], *self._mapped(table, values)[1:])
 
-    def _has_entry(self, database: Database, table: TablePlan, entity: int) -> bool:
-        return self._entry(database, table, entity) is not None
+    # Search tables
 
     def _entry(self, database: Database, table: TablePlan, entity: int) -> Row | None:
-        if table.name != FULL_TEXT:
+        if not table.is_full_text:
             return database.row(table, (entity,))
         found = database.entries_of(table, entity)
         return (entity, *database.entry(table, found[-1])) if found else None
 
-    def _index_differs(self, table: TablePlan, key: Key) -> bool:
-        """Whether SQLite has written another entry for an entity since, that is not PostgreSQL's."""
-        if key[0] in self._ids.get(ENTITIES, {}):
-            return False
-        ours = self._entry(self._database, table, key[0])
-        theirs = self._target.rows(table, [key]).get(key)
-        if table.is_full_text and ours is not None and theirs is not None:
-            raw = WordsBack().raw(theirs[1:], *self._target.entity_texts([key[0]]).get(key[0], (None, [], [])))
-            if [squeezed(str(part)) for part in ours[1:]] == [squeezed(part) for part in raw]:
-                return False
-        elif (
-            ours is None
-            and theirs is None
-            or ours
-            and theirs
-            and not table.is_full_text
-            and (self._same(table, ours, theirs))
-        ):
-            return False
-        if self._base is None:
-            self._before(table, key, None)
-        assert self._base is not None
-        return ours != self._entry(self._base, table, key[0])
+    def _decide_index(self, table: TablePlan, key: Key, values: Row | None, texts: Texts) -> None:
+        """Keep an entry that SQLite has written since, if it is not PostgreSQL's. ``texts``: of the entity's rows."""
+        marked = self._mark.get(table.name, key)
+        entity = self._moved.get(ENTITIES, {}).get(key, key)
+        ours = self._entry(self._database, table, (marked.at if marked else entity)[0])
+        theirs = values
+        if values is not None and (marked is None or not marked.is_ours(table.columns, ours)):
+            theirs = (key[0], *self._words.raw(values[1:], *texts)) if table.is_full_text else values
+            theirs = (entity[0], *self._mapped(table, theirs)[1:])
+        if marked is not None:
+            changed = not marked.is_ours(table.columns, ours)
+            kept = changed and (marked.is_theirs(table.columns, values) or not self._says(table, ours, theirs))
+        elif self._says(table, ours, theirs):
+            changed = kept = False
+        elif entity != key:
+            changed = kept = ours is not None
+        else:
+            before = self._entry(self._required_base(f"the entry {key[0]} of {table.name}"), table, key[0])
+            changed = kept = ours != before
+        self.needed = self.needed or changed
+        if kept:
+            self._keep(table, key)
+
+    def _says(self, table: TablePlan, ours: Row | None, theirs: Row | None) -> bool:
+        if ours is None or theirs is None:
+            return ours is theirs
+        if not table.is_full_text:
+            return self._same(table, ours, theirs)
+        return [squeezed(str(part)) for part in ours[1:]] == [squeezed(str(part)) for part in theirs[1:]]
+
+    # Tables without a key
+
+    def bags(self, table: TablePlan, ours: Bag, theirs: Bag, before: Bag | None) -> tuple[Bag, Bag]:
+        """Rows that SQLite gets, and that it loses. What both sides have added or removed is one.
+
+        ``before``: those of the copy of the cutover, None if there is none.
+        """
+        known = self._mark.bag(table.name, table.columns)
+        if known is None:
+            if ours == theirs:
+                return Counter(), Counter()
+            if before is None:
+                self._required_base(f"the table {table.name}")
+            known = (before or Counter(), before or Counter())
+        their_base, our_base = known
+        self.needed = self.needed or ours != our_base
+        come = (theirs - their_base) - (ours - our_base)
+        go = (their_base - theirs) - (our_base - ours)
+        return come, go
+
+
+def bag(rows: Sequence[Row]) -> Bag:
+    """Rows by their digests."""
+    return Counter(map(digest, rows))
+
+
+def _parents(table: TablePlan) -> dict[str, str]:
+    """Columns that refer to a row of another table, by its id."""
+    if table.is_vectors:
+        parents = _INDEX_REFERENCES
+    else:
+        keys = (foreign for foreign in table.target.foreign_keys() if len(foreign.columns) == 1)
+        parents = {foreign.columns[0]: str(foreign.parent) for foreign in keys}
+    return {column: parent for column, parent in parents.items() if column in table.columns}
+
+
+def _reason(ours: Row | None, theirs: Row | None) -> str:
+    what = {True: "deleted", False: "changed"}
+    return f"{what[ours is None]} in SQLite, {what[theirs is None]} in PostgreSQL; SQLite's stays"
 
 
 def _as_stored(table: TablePlan, values: Row | None) -> Row | None:

@@ -80,6 +80,12 @@ class Target:
         )
         return query(self.connection, f"SELECT {names} FROM public.{quoted(table.name)}")
 
+    def highest(self, table: TablePlan) -> int:
+        """The highest key of a table whose key is one whole number, 0 if it has no rows."""
+        (name,) = key_columns(table)
+        sql = f"SELECT coalesce(max({quoted(name)}), 0) FROM public.{quoted(table.name)}"
+        return int(query(self.connection, sql)[0][0])
+
     def entity_texts(self, ids: Sequence[int]) -> dict[int, tuple[str, list[str], list[tuple[str, str]]]]:
         """Give path, tags (each once, in the order of their links) and metadata of entities."""
         found: dict[int, tuple[str, list[str], list[tuple[str, str]]]] = {
@@ -110,7 +116,7 @@ class Target:
     def kept_rows(self, plan: Plan) -> dict[str, dict[Key, list[int]]]:
         """Ids of the records in quarantine that keep whole rows, by table and the row's key of whole numbers."""
         found: dict[str, dict[Key, list[int]]] = {}
-        names = {name: key_columns(table) for name, table in plan.tables.items()}
+        names = {name: key_columns(table) or ("rowid",) for name, table in plan.tables.items()}
         if not self.has_quarantine():
             return found
         sql = f"SELECT id, source_table, source_key::text FROM {BOOKKEEPING}.quarantine WHERE source_column IS NULL"
@@ -123,20 +129,25 @@ class Target:
                 found.setdefault(table, {}).setdefault(at, []).append(number)
         return found
 
-    def kept_cells(self, table: TablePlan, keys: Sequence[Key]) -> dict[tuple[Key, str], list[tuple[int, str, Any]]]:
-        """Records of single cells of some rows: (id, action, (storage class, original bytes))."""
-        names = key_columns(table)
-        if not self.has_quarantine() or not names:
+    def kept_cells(
+        self, table: TablePlan, keys: Sequence[Key] | None = None
+    ) -> dict[tuple[Key, str], list[tuple[int, str, Any]]]:
+        """Records of single cells of some rows, or of all: (id, action, (storage class, original bytes))."""
+        names = key_columns(table) or ("rowid",)
+        if not self.has_quarantine():
             return {}
-        objects = [json.dumps(dict(zip(names, key))) for key in keys]
+        objects = None if keys is None else [json.dumps(dict(zip(names, key))) for key in keys]
         found: dict[tuple[Key, str], list[tuple[int, str, Any]]] = {}
         for number, text, column, action, storage, original in query(
             self.connection,
             f"SELECT id, source_key::text, source_column, action, storage_class, original FROM {BOOKKEEPING}.quarantine"
-            " WHERE source_table = %s AND source_column IS NOT NULL AND source_key = ANY(%s::jsonb[]) ORDER BY id",
-            (table.name, objects),
+            " WHERE source_table = %s AND source_column IS NOT NULL"
+            " AND (source_key = ANY(%s::jsonb[]) OR %s) ORDER BY id",
+            (table.name, objects, keys is None),
         ):
             key = json.loads(text)
+            if set(key) != set(names):
+                continue
             at = (tuple(key[name] for name in names), column)
             found.setdefault(at, []).append((number, action, (storage, bytes(original))))
         return found
@@ -173,6 +184,7 @@ class Database:
                 f"file:{quote(str(path.resolve()))}?mode={mode}", uri=True, isolation_level=None, timeout=60
             )
             self.connection.text_factory = stored_text
+            self.connection.execute("PRAGMA synchronous = FULL")  # PostgreSQL is told of what is on the disk
             _load_extensions(self.connection, package)
         except (AttributeError, ImportError, sqlite3.Error) as error:
             raise EngineError(

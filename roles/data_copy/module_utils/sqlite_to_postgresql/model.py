@@ -9,6 +9,9 @@ from typing import Any, Union
 #: Everything that a cell of SQLite can be, as Python's sqlite3 gives it.
 SqliteValue = Union[int, float, str, bytes, None]
 
+#: Our only table in SQLite: what a carry-back has written there, until both sides are settled. It is no data.
+CARRIED = "data_copy_carried"
+
 FAIL, QUARANTINE, COERCE = "fail", "quarantine", "coerce"
 
 #: Every kind of finding, and what is done about it unless the operator says otherwise.

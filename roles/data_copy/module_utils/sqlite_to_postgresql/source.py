@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .convert import InvalidText
-from .model import EngineError
+from .model import CARRIED, EngineError
 
 # What a batch becomes on its way stays in the cache of a core: four times as much takes a fifth longer.
 _BATCH_BYTES = 500_000
@@ -119,7 +119,7 @@ class VirtualTable:
 
 @dataclass(frozen=True)
 class SourceSchema:
-    """What the file holds, shadow tables and SQLite's own left out."""
+    """What the file holds, shadow tables, SQLite's own and ours left out."""
 
     tables: dict[str, SourceTable]
     virtual: dict[str, VirtualTable]
@@ -199,7 +199,7 @@ class Source:
         tables = {
             name: self._table(name, sql)
             for name, sql in ordinary
-            if not name.startswith("sqlite_") and not _is_shadow(name, virtual)
+            if not name.startswith("sqlite_") and name != CARRIED and not _is_shadow(name, virtual)
         }
         others = tuple(f"{kind} {name}" for kind, name, _ in entries if kind in ("view", "trigger"))
         return SourceSchema(tables, virtual, others)

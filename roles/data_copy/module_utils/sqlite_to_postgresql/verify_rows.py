@@ -52,7 +52,7 @@ class RowComparison:
         self.quarantine = Quarantine(run, self.table.name, self.table.key, self.table.key_is_rowid)
         if task.keys is None:
             self.quarantine.keep_range(task.low, task.high)
-        elif self.table.merged:
+        elif self.table.key:
             self.quarantine.keep_keys(task.keys)
         self.names = [column.name for column in self.table.columns]
         self.rowid = ["rowid"] if self.table.has_rowid and not self.table.key_is_rowid else []
@@ -253,6 +253,7 @@ class RowComparison:
 
     def _join(self) -> None:
         """Tables whose key is no integer, by key; tables without a key, as multisets of rows."""
+        wanted = self._wanted()
         forms: dict[Key, list[Row]] = {}
         positions = self.table.key_positions() if self.table.key else range(len(self.names))
         kinds = [column.kind for column in self.table.columns]
@@ -260,7 +261,9 @@ class RowComparison:
         for batch in stream(self.target, query):
             for row in batch:
                 formed = tuple(map(target_form, kinds, row))
-                forms.setdefault(tuple(formed[at] for at in positions), []).append(row)
+                key = tuple(formed[at] for at in positions)
+                if wanted is None or key in wanted:
+                    forms.setdefault(key, []).append(row)
         query = f"SELECT {self.source_columns()} FROM {quoted(self.table.name)}"
         for batch in batches(self.source.execute(query)):
             for row in batch:
@@ -270,16 +273,28 @@ class RowComparison:
                         k for key in self._identities(row) for k in self.quarantine.cells.get((key, column.name), [])
                     ]
                     expected.append(self._excused(column, row, at, kept) if kept else source_form(column.kind, row[at]))
-                found = forms.get(tuple(expected[at] for at in positions))
-                if found:
+                key = tuple(expected[at] for at in positions)
+                if found := forms.get(key):
                     self.pairs([row], [found.pop()])
-                else:
+                elif wanted is None or key in wanted:
                     self.missing(row)
         for rows in forms.values():
             for row in rows:
                 self.verdict.target += 1
-                key = self.table.key_of(row) if self.table.key else row
-                self.differs(key, None, None, repr(row), "row is not in the source")
+                self.differs(
+                    self.table.key_of(row) if self.table.key else row,
+                    None,
+                    None,
+                    repr(row),
+                    "row is not in the source",
+                )
+
+    def _wanted(self) -> set[Key] | None:
+        """The keys of this task as the rows of a table by key give them; None: all rows of the table."""
+        if self.task.keys is None or not self.table.key:
+            return None
+        kinds = [self.table.columns[at].kind for at in self.table.key_positions()]
+        return {tuple(map(target_form, kinds, key)) for key in self.task.keys}
 
 
 class _Side:
