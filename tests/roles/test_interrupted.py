@@ -7,7 +7,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -104,9 +103,8 @@ def test_a_second_operation_is_refused_at_once_and_names_the_first(site: Site) -
     assert first.stdout is not None
     assert any("TASK [preflight" in line for line in first.stdout)
     for name in ("migrate.yml", "rollback.yml", "carry-back.yml"):
-        began = time.monotonic()
         said = site.play(name, 2)
-        assert time.monotonic() - began < 15, "5 s on a machine that does nothing else"
+        assert said.count("TASK [") == 4, "the environment, the claim; nothing else is looked at"
         assert re.search(rf"Found: migrate.yml is under way here, begun by \S+ at .*? \(process {first.pid}\)", said), (
             said
         )
