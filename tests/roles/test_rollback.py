@@ -417,8 +417,8 @@ def small(
 @pytest.mark.parametrize(
     ("alive", "when", "runs"),
     [
-        (True, "carry | Count what was not carried", "Pensieve runs again with the settings that stand"),
-        (False, "stop | Stop Pensieve, and prove it", "Pensieve is stopped, since PostgreSQL does not answer"),
+        (True, "carry | Count what was not carried", "Pensieve answers on PostgreSQL; database_path names PostgreSQL"),
+        (False, "stop | Stop Pensieve, and prove it", "Pensieve does not run; database_path names PostgreSQL"),
     ],
     ids=["server alive", "server dead"],
 )
