@@ -104,7 +104,7 @@ def test_a_second_operation_is_refused_at_once_and_names_the_first(site: Site) -
     assert any("TASK [preflight" in line for line in first.stdout)
     for name in ("migrate.yml", "rollback.yml", "carry-back.yml"):
         said = site.play(name, 2)
-        assert said.count("TASK [") == 4, "the environment, the claim; nothing else is looked at"
+        assert said.count("TASK [") == 2, "the environment, and the claim"
         assert re.search(rf"Found: migrate.yml is under way here, begun by \S+ at .*? \(process {first.pid}\)", said), (
             said
         )
@@ -121,7 +121,9 @@ def test_the_state_directory_becomes_read_only_at_the_stop(site: Site, tmp_path:
     before = site.config.read_bytes()
     with small_disk(tmp_path / "state", 400) as disk:
         runtime = site.state / "runtime"
-        assert runtime.exists(), "made by the tests before"
+        if not runtime.exists():
+            site.play("migrate.yml", 0)
+            site.play("rollback.yml", 0)
         site.variables["data_copy_venv"] = str(runtime)
         site.variables["pensieve_state_dir"] = str(disk)
         # The server that is there has its password in the other state directory.
