@@ -5,7 +5,9 @@ Each step fails for a real cause, which a trigger brings about when Ansible says
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -283,5 +285,39 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(
     done = playbook("migrate.yml", **variables)
     assert done.returncode == 0, done.stdout[-4000:]
     assert [file.name for file in disks["state"].rglob("*.db")] == ["cutover.db"], "no copy of the failed run is left"
+    done = playbook("rollback.yml", **variables)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_killed_after_the_difference_the_next_run_goes_on(
+    sample: Installation, playbook: Playbook, pensieve_venv: Path, target: dict[str, str]
+) -> None:
+    """Pensieve has changed rows while the bulk was copied: the difference writes them, and they are the migration's."""
+    scene = Scene(sample, sample.base / "database.db")
+    variables = {
+        "pensieve_user_home": str(sample.settings.home),
+        "pensieve_venv": str(pensieve_venv),
+        "report_directory": "",
+        **target,
+    }
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "migrate.yml"]
+    command += [f"-e{name}={value}" for name, value in variables.items()]
+    changed = 0
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**person(), "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as running:  # fmt: skip
+        assert running.stdout
+        for line in running.stdout:
+            if line.startswith("TASK") and HELD in line:
+                with sqlite3.connect(scene.database, timeout=30) as connection:
+                    changed = connection.execute("UPDATE metadata_entries SET value = value || ' more'").rowcount
+                connection.close()
+            if line.startswith("TASK [Switch Pensieve]"):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert changed
+    assert running.returncode == -signal.SIGKILL
+    done = playbook("migrate.yml", **variables)
+    assert done.returncode == 0, done.stdout[-4000:]
     done = playbook("rollback.yml", **variables)
     assert done.returncode == 0, done.stdout[-4000:]
