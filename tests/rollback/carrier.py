@@ -4,12 +4,14 @@ Each line of standard input is a request in JSON, each line of standard output i
 
     {"carry": {"source", "dsn", "base", "whole", "only_upgraded"}, "cut": POINT or null}
     {"write": [[sql, parameters], …], "source": …}      writes to SQLite as Pensieve does, its extensions loaded
+    {"read": sql, "source": …}                          reads so
 
 A POINT is a number, the statement in SQLite before which the process is killed, or one of ``POINTS``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -47,8 +49,8 @@ def full(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def cut_at(point: str | int, source: Path) -> None:
-    """Let this process end there."""
+def cut_at(point: str | int | None, source: Path, pipe: int) -> None:
+    """Let this process end there; it says through the pipe when it has committed in SQLite."""
     execute = carry_sides.Database.execute
     count = 0
 
@@ -62,8 +64,10 @@ def cut_at(point: str | int, source: Path) -> None:
         if sql == "COMMIT" and point == POINTS[7]:
             full(100_000)
         found = execute(self, sql, values)
-        if point == POINTS[1] and sql == "COMMIT":
-            killed()
+        if sql == "COMMIT":
+            os.write(pipe, b"committed\n")
+            if point == POINTS[1]:
+                killed()
         return found
 
     class Connection(psycopg2.extensions.connection):
@@ -89,8 +93,7 @@ def carry(asked: dict[str, Any], cut: str | int | None) -> dict[str, Any]:
     if not child:
         os.close(reading)
         source, base = Path(asked["source"]), asked.get("base")
-        if cut is not None:
-            cut_at(cut, source)
+        cut_at(cut, source, writing)
         how = {name: bool(asked.get(name)) for name in ("whole", "only_upgraded")}
         try:
             done = carry_back.carry_back(
@@ -104,21 +107,21 @@ def carry(asked: dict[str, Any], cut: str | int | None) -> dict[str, Any]:
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as stream:
-        text = stream.read()
+        *before, text = stream.read().split("\n")
     _, status = os.waitpid(child, 0)
     answer: dict[str, Any] = json.loads(text) if text else {"killed": os.WTERMSIG(status)}
-    return answer
+    return {**answer, "committed": bool(before)}
 
 
-def write(source: Path, statements: list[list[Any]]) -> dict[str, Any]:
-    """Write to SQLite; vectors come as hexadecimal text after ``x:``."""
-    database = carry_sides.Database(source, carry_back.pensieve_package())
-    database.execute("BEGIN IMMEDIATE")
-    for sql, values in statements:
-        known = [bytes.fromhex(v[2:]) if isinstance(v, str) and v.startswith("x:") else v for v in values]
-        database.execute(sql, known)
-    database.execute("COMMIT")
-    database.close()
+def ask(source: Path, statements: list[list[Any]], read: str | None) -> dict[str, Any]:
+    """Write to SQLite, or read; text as Pensieve does."""
+    with contextlib.closing(carry_sides.Database(source, carry_back.pensieve_package())) as database:
+        if read is not None:
+            return {"rows": database.execute(read).fetchall()}
+        database.execute("BEGIN IMMEDIATE")
+        for sql, values in statements:
+            database.execute(sql, values)
+        database.execute("COMMIT")
     return {}
 
 
@@ -130,7 +133,7 @@ def main() -> None:
         if "carry" in asked:
             answer = carry(asked["carry"], asked["cut"])
         else:
-            answer = write(Path(asked["source"]), asked["write"])
+            answer = ask(Path(asked["source"]), asked.get("write", []), asked.get("read"))
         print(json.dumps(answer), flush=True)
 
 

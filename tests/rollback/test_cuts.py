@@ -66,6 +66,11 @@ class Carrier:
         """Write to SQLite as Pensieve does."""
         self._ask({"source": str(run.source), "write": list(statements)})
 
+    def read(self, run: Run, sql: str) -> list[list[Any]]:
+        """Read SQLite so."""
+        rows: list[list[Any]] = self._ask({"source": str(run.source), "read": sql})["rows"]
+        return rows
+
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None

@@ -53,9 +53,10 @@ class Merge:
         self._moved: dict[str, dict[Key, Key]] = {}  # PostgreSQL's key -> another one in SQLite
         self._joined: dict[str, set[Key]] = {}  # PostgreSQL's keys whose row SQLite has already
         self._kept: dict[str, set[Key]] = {}  # PostgreSQL's keys whose row does not go into SQLite
-        self._taken: dict[str, set[Key]] = {}  # keys of SQLite that rows of PostgreSQL with other keys have there
+        self._taken: dict[str, dict[Key, Key]] = {}  # keys of SQLite whose row is one of PostgreSQL with another key
         self._settled: dict[str, set[Key]] = {}  # keys whose row is the same on both sides already
         self._given: dict[str, int] = {}  # highest id of each table
+        self._work: dict[str, list[Key]] = {}
         self._standing: dict[tuple[str, int], bool] = {}
         self._words = WordsBack()
         self.conflicts: list[dict[str, Any]] = []
@@ -77,6 +78,7 @@ class Merge:
 
     def decide(self, work: dict[str, list[Key]]) -> None:
         """Compare what both sides have of all touched keys."""
+        self._work = work
         ordinary = [name for name in work if self._plan.tables[name].table is not None]
         for name in (*ordinary, *(name for name in work if name not in ordinary)):
             table = self._plan.tables[name]
@@ -92,7 +94,8 @@ class Merge:
     def _decide(self, table: TablePlan, key: Key, values: Row | None) -> None:
         marked = self._mark.get(table.name, key)
         if marked is not None and marked.joined:
-            if self._database.row(table, marked.at) is None:
+            one = self._database.row(table, marked.at)
+            if marked.is_theirs(table.columns, values) and not self._is_same_thing(table, one, values):
                 self._keep(table, key)  # they were one, and SQLite has deleted it since
                 return
             self._unmove(table, key)
@@ -195,7 +198,7 @@ class Merge:
         if joined:
             self._joined.setdefault(table, set()).add(key)
         else:
-            self._taken.setdefault(table, set()).add(at)
+            self._taken.setdefault(table, {})[at] = key
 
     def _unmove(self, table: TablePlan, key: Key) -> None:
         self._moved.get(table.name, {}).pop(key, None)
@@ -203,38 +206,47 @@ class Merge:
 
     def _join(self, table: TablePlan, key: Key, values: Row) -> bool:
         """Take a new row of PostgreSQL for one that SQLite has been given since, if they are the same thing."""
-        natural = _NATURAL.get(table.name)
-        if natural is None or len(key) != 1 or not set(natural) <= set(table.columns):
+        natural = _natural(table)
+        if not natural or len(key) != 1:
             return False
         mapped = self._mapped(table, values)
-        wanted = []
-        for name in natural:
-            place = table.columns.index(name)
-            wanted.append(written(table.codecs[place], mapped[place], False))
-        where = " AND ".join(f"{quoted(name)} = ?" for name in natural)
+        wanted = [written(table.codecs[place], mapped[place], False) for place in natural]
+        where = " AND ".join(f"{quoted(table.columns[place])} = ?" for place in natural)
         names = key_columns(table)
         sql = f"SELECT {quoted(names[0])} FROM {quoted(table.name)} WHERE {where} ORDER BY 1"
         for (found,) in self._database.execute(sql, wanted).fetchall():
-            if self._is_carried(table, (found,)) or self._before(table, (found,), None) is not None:
+            ours = self._database.row(table, (found,))
+            if ours is None or not self._is_own(table, (found,), ours):
                 continue
             self.needed = True
             self._move(table.name, key, (found,), True)
-            ours = self._database.row(table, (found,))
             if (
                 table.name == "metadata_entries"
-                and ours is not None
                 and ours[table.columns.index("value")] != (values[table.columns.index("value")])
             ):
                 self._conflict(table, key, f"SQLite has another value for the same key, in row {found}; SQLite's stays")
             return True
         return False
 
-    def _is_carried(self, table: TablePlan, at: Key) -> bool:
-        """Whether an earlier carry-back has written the row that SQLite has under this key."""
-        if at in self._taken.get(table.name, ()):
-            return True
-        marked = self._mark.get(table.name, at)
-        return marked is not None and marked.at == at and marked.ours is not None
+    def _is_own(self, table: TablePlan, at: Key, ours: Row) -> bool:
+        """Whether a row of SQLite is neither of the cutover nor carried: the id alone does not tell, as it is given
+        again when the row with the highest one is deleted.
+        """
+        key = self._taken.get(table.name, {}).get(at, at)
+        marked = self._mark.get(table.name, key)
+        if marked is None or marked.at != at or marked.joined or marked.ours is None:
+            before = self._before(table, at, None)
+            return before is None or any(before[place] != ours[place] for place in _natural(table))
+        if marked.is_ours(table.columns, ours):
+            return False
+        return not self._is_same_thing(table, ours, self._target.rows(table, [key]).get(key))
+
+    def _is_same_thing(self, table: TablePlan, ours: Row | None, values: Row | None) -> bool:
+        """Whether a row of each side are the same thing."""
+        if ours is None or values is None:
+            return False
+        mapped = self._mapped(table, values)
+        return all(ours[place] == written(table.codecs[place], mapped[place], False) for place in _natural(table))
 
     def _renumber(self, table: TablePlan, key: Key, values: Row) -> None:
         if len(key) != 1 or not isinstance(key[0], int):
@@ -244,8 +256,11 @@ class Merge:
         if table.name not in self._given:
             name = quoted(key_columns(table)[0])
             ours = self._database.execute(f"SELECT max({name}) FROM {quoted(table.name)}").fetchone()[0] or 0
+            # An id that PostgreSQL has given and deleted again is no free one: its log still names it.
+            shared = [name for name in self._work if table.name == ENTITIES and self._plan.tables[name].table is None]
+            noted = (key[0] for name in (table.name, *shared) for key in self._work.get(name, ()))
             taken = (at[0] for at in self._taken.get(table.name, ()))
-            self._given[table.name] = max([ours, self._target.highest(table), *taken])
+            self._given[table.name] = max([ours, self._target.highest(table), *noted, *taken])
         self._given[table.name] += 1
         self._move(table.name, key, (self._given[table.name],), False)
 
@@ -412,6 +427,12 @@ class Merge:
 def bag(rows: Sequence[Row]) -> Bag:
     """Rows by their digests."""
     return Counter(map(digest, rows))
+
+
+def _natural(table: TablePlan) -> list[int]:
+    """Places of the columns that make two rows the same thing, none where nothing does."""
+    names = _NATURAL.get(table.name, ())
+    return [table.columns.index(name) for name in names] if set(names) <= set(table.columns) else []
 
 
 def _parents(table: TablePlan) -> dict[str, str]:
