@@ -168,6 +168,36 @@ def test_a_migration_that_was_killed_after_the_start(
     site.config.write_bytes(before[0])
 
 
+def test_autotasktracker_was_edited_after_a_migration_that_was_killed(
+    sample: Installation, playbook: Playbook, pensieve_venv: Path, port: str, tmp_path: Path
+) -> None:
+    """Its files are as they were, but for what a person has edited since."""
+    checkout, own = tmp_path / "AutoTaskTracker", sample.base / "config_autotasktracker.yaml"
+    shutil.copytree(ROOT / "support" / "consumer", checkout, ignore=shutil.ignore_patterns("__pycache__"))
+    own.write_bytes(b"port: 1")
+    environment, source = checkout / "autotasktracker.env", checkout / "autotasktracker" / "config.py"
+    wanted = {file: file.read_bytes() for file in (own, *checkout.rglob("*.py"))}
+    site = Site(sample, playbook, pensieve_venv, port)
+    site.variables |= {"autotasktracker_dir": str(checkout), "autotasktracker_venv": str(pensieve_venv)}
+    kill_at(site, "migrate.yml", "prove | Ask AutoTaskTracker itself")
+    assert site.dsn.encode() in own.read_bytes()
+    assert source.read_bytes() != wanted[source]
+    assert environment.stat().st_mode & 0o7777 == 0o600
+    for file in (own, environment, source):
+        file.write_bytes(b"# mine\n" + file.read_bytes())
+        wanted[file] = b"# mine\n" + wanted.get(file, b"")
+    said = site.play("rollback.yml", 0)
+    for file, done in (
+        (own, "database_path put back, later edits kept"),
+        (environment, "the lines of the migration taken out, later edits kept"),
+        (source, "the lines that the migration changed put back, later edits kept"),
+        (source.with_name("postgresql_first.py"), "removed, since it was not there before"),
+    ):
+        assert f"{file}: {done}" in said, said
+    assert {file: file.read_bytes() for file in (own, environment, *checkout.rglob("*.py"))} == wanted
+    own.unlink()
+
+
 def test_server_dead(before: tuple[bytes, int], site: Site) -> None:
     container = docker("inspect", "--format={{.Id}}", NAME)
     theirs = site.add("postgresql")
