@@ -126,6 +126,7 @@ def test_the_state_directory_becomes_read_only_at_the_stop(site: Site, tmp_path:
             site.play("rollback.yml", 0)
         site.variables["data_copy_venv"] = str(runtime)
         site.variables["pensieve_state_dir"] = str(disk)
+        site.variables["preflight_reserve_bytes"] = "0"
         # The server that is there has its password in the other state directory.
         shutil.copytree(site.state / "secrets", disk / "secrets")
         running = begin(site, "migrate.yml")

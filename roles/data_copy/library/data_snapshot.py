@@ -123,7 +123,12 @@ def main() -> None:
         changed, made = hold(
             Path(options["source"]), Path(options["database"]), folder, options["wal_limit"], options["seconds"]
         )
-    except (EngineError, OSError, ValueError, sqlite3.Error) as error:
+    except OSError as error:
+        module.fail_json(
+            msg=f"Found: {folder} cannot be used: {error}. Expected: room and the right to write there. "
+            "Untouched: the source, which is only read. Next: mend that, then run the playbook again."
+        )
+    except (EngineError, ValueError, sqlite3.Error) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed, **told(made))
 
