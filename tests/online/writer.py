@@ -63,6 +63,7 @@ class Known:
     tags: set[str] = field(default_factory=set)
     sure: bool = True
     touched: float = 0.0  # when it was last asked for, in seconds since 1970
+    path: str = ""  # of its file, which it keeps when it gets another id
 
 
 class Prober(threading.Thread):
@@ -111,6 +112,10 @@ class Writer(threading.Thread):
         self._random = random.Random(seed)
         self._seed = seed
         self.known: dict[int, Known] = {}
+        #: Deleted ones whose ids were given again.
+        self.former: list[Known] = []
+        #: Held by whoever wants the writer to rest.
+        self.turn = threading.Lock()
         self.done: dict[str, int] = {}
         self.refusals = 0
         self.errors: list[str] = []
@@ -126,15 +131,23 @@ class Writer(threading.Thread):
                 self._old[key] = found
 
     def run(self) -> None:
-        kinds = [self._add, self._add, self._add, self._update, self._patch, self._tag, self._delete, self._index]
         while not self._ended.wait(self._pause):
-            kind = self._random.choice(kinds)
-            try:
-                if kind():
-                    self.done[kind.__name__[1:]] = self.done.get(kind.__name__[1:], 0) + 1
-            except Refused:
-                self.refusals += 1
+            with self.turn:
+                good = self.once()
+            if not good:
                 self._ended.wait(0.2)
+
+    def once(self) -> bool:
+        """Change one thing; False when nobody answered."""
+        kinds = [self._add, self._add, self._add, self._update, self._patch, self._tag, self._delete, self._index]
+        kind = self._random.choice(kinds)
+        try:
+            if kind():
+                self.done[kind.__name__[1:]] = self.done.get(kind.__name__[1:], 0) + 1
+        except Refused:
+            self.refusals += 1
+            return False
+        return True
 
     def end(self) -> None:
         self._ended.set()
@@ -171,7 +184,10 @@ class Writer(threading.Thread):
         if not 200 <= status < 300:
             return False
         metadata = {entry["key"]: entry["value"] for entry in entries}
-        self.known[int(made["id"])] = Known(self._number, metadata, set(tags), touched=began)
+        key = int(made["id"])
+        if key in self.known:
+            self.former.append(self.known[key])
+        self.known[key] = Known(self._number, metadata, set(tags), touched=began, path=body["filepath"])
         return True
 
     def _choose(self, tagged: bool = True) -> int | None:
@@ -182,7 +198,7 @@ class Writer(threading.Thread):
             key = self._random.choice(sorted(self._old))
             found = self._old.pop(key)
             tags = {tag["name"] for tag in found["tags"]}
-            self.known[key] = Known(found["size"], {}, tags)
+            self.known[key] = Known(found["size"], {}, tags, path=found["filepath"])
             return key if tagged or not tags else None
         return self._random.choice(mine) if mine else None
 
