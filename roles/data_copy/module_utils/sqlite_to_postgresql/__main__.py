@@ -71,7 +71,7 @@ def main() -> int:
             told_result, good = _changes(arguments.source, str(dsn)), True
         elif arguments.action == "carry-back":
             how = {"base": arguments.base, "only_upgraded": arguments.only_upgraded}
-            done = carry_back(arguments.source, str(dsn), pensieve_package(), **how)
+            done = carry_back(arguments.source, str(dsn), pensieve_package(), progress=show, **how)
             told_result, good = done.as_dict(), not done.conflicts
         else:
             return _verify(arguments, str(dsn))
@@ -99,7 +99,7 @@ def _verify(arguments: argparse.Namespace, dsn: str) -> int:
     # Only here, since the verifier shares nothing with the rest.
     from .verify import verify
 
-    result = verify(arguments.source, dsn, jobs=arguments.jobs)
+    result = verify(arguments.source, dsn, progress=None if arguments.quiet else _show, jobs=arguments.jobs)
     print(json.dumps(result.as_dict(), indent=2, ensure_ascii=False))
     return 0 if result.equal else 1
 

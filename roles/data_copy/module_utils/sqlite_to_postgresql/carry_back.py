@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,14 @@ from .carry_merge import Merge
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
 from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
+from .census import Watcher
 from .convert import quarantine_form
 from .model import EngineError
 from .plan import FULL_TEXT, Plan, TablePlan, make_plan
+from .progress import RowCount
 from .source import Source, fingerprint, quoted
 from .target import BOOKKEEPING, Connection, connect, read_tables, run
+from .watch import watched
 
 _WAIT = "30s"  # for writers of the target to end
 
@@ -103,6 +106,7 @@ def carry_back(
     base: Path | None = None,
     whole: bool = False,
     only_upgraded: bool = False,
+    progress: Watcher | None = None,
 ) -> CarryResult:
     """Carry back into ``source``, to which nothing else may be writing.
 
@@ -113,7 +117,10 @@ def carry_back(
     """
     started = time.monotonic()
     try:
-        result = _carry_back(source, target_dsn, package, base, whole, only_upgraded)
+        with watched(progress):
+            result = _carry_back(
+                source, target_dsn, package, base, whole, only_upgraded, RowCount(progress, "carry back")
+            )
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
         raise EngineError(
             str(error).strip().splitlines()[0],
@@ -126,8 +133,9 @@ def carry_back(
 
 
 def _carry_back(
-    source: Path, dsn: str, package: Path, base: Path | None, whole: bool, only_upgraded: bool
+    source: Path, dsn: str, package: Path, base: Path | None, whole: bool, only_upgraded: bool, told: RowCount
 ) -> CarryResult:
+    told("asking PostgreSQL")
     connection = connect(dsn, search_path="public", lock_timeout=_WAIT)
     try:
         log = change_log.read(connection)
@@ -140,6 +148,7 @@ def _carry_back(
             )
         connection.set_session(isolation_level="REPEATABLE READ")
         connection.autocommit = False
+        told("waiting for whoever writes to PostgreSQL to end")
         # Before the first look: whoever touches a row from here on waits, and is noted afterwards.
         run(connection, f"LOCK TABLE {change_log.LOG} IN ACCESS EXCLUSIVE MODE")
         target = Target(connection)
@@ -151,7 +160,7 @@ def _carry_back(
         finally:
             reader.close()
         merging = not only_upgraded and fingerprint(source) != log.fingerprint
-        return _write(source, package, connection, target, plan, whole_seconds, base, log, whole, merging)
+        return _write(source, package, connection, target, plan, whole_seconds, base, log, whole, merging, told)
     finally:
         connection.close()
 
@@ -178,12 +187,13 @@ def _write(
     log: change_log.ChangeLog,
     whole: bool,
     merging: bool,
+    told: RowCount,
 ) -> CarryResult:
     database = Database(path, package)
     before = Database(base, package, read_only=True) if merging and base is not None else None
     try:
         database.execute("BEGIN IMMEDIATE")
-        carry = _Carry(database, target, plan, whole_seconds)
+        carry = _Carry(database, target, plan, whole_seconds, told)
         carry.run(list(plan.tables) if whole else log.whole, Merge(database, target, plan, before) if merging else None)
         database.execute("COMMIT")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -204,8 +214,11 @@ def _write(
 class _Carry:
     """One carry-back, within the transactions of both sides."""
 
-    def __init__(self, database: Database, target: Target, plan: Plan, whole_seconds: set[tuple[str, str]]) -> None:
+    def __init__(
+        self, database: Database, target: Target, plan: Plan, whole_seconds: set[tuple[str, str]], told: RowCount
+    ) -> None:
         self._database, self._target, self._plan, self._whole_seconds = database, target, plan, whole_seconds
+        self._told = told
         self._merge: Merge | None = None
         self._kept_rows = target.kept_rows(plan)
         self._inserted: dict[str, list[Key]] = {}
@@ -220,12 +233,14 @@ class _Carry:
         }
         self.result.whole = sorted(set(whole) & set(work))
         if merge is not None:
+            self._told("comparing what both sides have written")
             merge.decide({name: keys for name, keys in work.items() if keys})
             if merge.needed:
                 self._merge = merge
                 self.result.merged = True
         if self._merge is None and FULL_TEXT in work and FULL_TEXT not in whole:
             work[FULL_TEXT] = sorted({*work[FULL_TEXT], *self._touched_entities(work)})
+        self._told.total = sum(len(keys) for keys in work.values())
         for name, keys in work.items():
             table = self._plan.tables[name]
             counts = Carried()
@@ -271,6 +286,13 @@ class _Carry:
             ours = self._database.keys(table)
         return sorted({*ours, *self._target.keys(table)}, key=repr)
 
+    def _parts(self, table: TablePlan, keys: list[Key]) -> Iterator[Sequence[Key]]:
+        """Cut the keys of a table into parts, and tell each."""
+        for some in chunks(keys):
+            self._told(table.name)
+            yield some
+            self._told(table.name, len(some))
+
     def _note(self, table: TablePlan, key: Key) -> None:
         self.result.touched.setdefault(table.name, []).append(list(key))
 
@@ -287,7 +309,7 @@ class _Carry:
                 if key not in theirs and not (self._merge and self._merge.keeps(table, key)):
                     self._delete(table, key, counts)
         late: list[tuple[Key, Row]] = []
-        for some in chunks(keys):
+        for some in self._parts(table, keys):
             actions: dict[Key, dict[str, list[str]]] = {}
             for (key, column), records in self._target.kept_cells(table, some).items():
                 actions.setdefault(key, {})[column] = [action for _, action, _ in records]
@@ -410,7 +432,7 @@ class _Carry:
     # Search tables
 
     def _vectors(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
-        for some in chunks(keys):
+        for some in self._parts(table, keys):
             theirs = self._target.rows(table, some)
             for key in some:
                 at, wanted = key, theirs.get(key)
@@ -453,7 +475,7 @@ class _Carry:
             return
         words = WordsBack()
         rowids: list[int] = []
-        for some in chunks(keys):
+        for some in self._parts(table, keys):
             theirs = self._target.rows(table, some)
             texts = self._target.entity_texts([key[0] for key in some])
             for key in some:
