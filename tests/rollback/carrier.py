@@ -94,10 +94,15 @@ def carry(asked: dict[str, Any], cut: str | int | None) -> dict[str, Any]:
         os.close(reading)
         source, base = Path(asked["source"]), asked.get("base")
         cut_at(cut, source, writing)
-        how = {name: bool(asked.get(name)) for name in ("whole", "only_upgraded")}
+        whole, only_upgraded = bool(asked.get("whole")), bool(asked.get("only_upgraded"))
         try:
             done = carry_back.carry_back(
-                source, asked["dsn"], carry_back.pensieve_package(), base=Path(base) if base else None, **how
+                source,
+                asked["dsn"],
+                carry_back.pensieve_package(),
+                base=Path(base) if base else None,
+                whole=whole,
+                only_upgraded=only_upgraded,
             )
             told: dict[str, Any] = {"carried": done.as_dict()}
         except EngineError as error:

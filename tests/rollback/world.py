@@ -102,17 +102,22 @@ class Run:
 
     def engine(self, action: str, *options: str, check: bool = True) -> Any:
         """Run an action of the engine in Pensieve's interpreter."""
+        process = self.begin(action, *options)
+        said, errors = process.communicate()
+        if check and process.returncode:
+            raise AssertionError(f"{action}: {process.returncode}\n{said}\n{errors}")
+        return json.loads(said) if said.strip() else {"failed": errors, "rc": process.returncode}
+
+    def begin(self, action: str, *options: str) -> subprocess.Popen[str]:
+        """Begin an action; what it tells meanwhile is its stderr."""
         command = [self.world.python, "-m", "sqlite_to_postgresql", action, "--source", str(self.source)]
-        done = subprocess.run(
+        return subprocess.Popen(
             [*command, "--target", self.dsn, *options],
             env={**self.world.environment(), "PYTHONPATH": str(ENGINE), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
-        if check and done.returncode:
-            raise AssertionError(f"{action}: {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return json.loads(done.stdout) if done.stdout.strip() else {"failed": done.stderr, "rc": done.returncode}
 
     @contextmanager
     def serving(self, database: str = "") -> Iterator[Callable[..., Answer]]:

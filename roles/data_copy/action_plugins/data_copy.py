@@ -1,12 +1,13 @@
-"""Runs the engine's modules in the background and shows their progress while they work."""
+"""Runs the engine's modules and shows their progress while they work."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -21,8 +22,9 @@ _ALIVE = 15.0  # seconds between two looks at whether the module still runs
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Starts the module asynchronously, follows its progress file, and gives its result.
 
-    In check mode, which Ansible does not combine with asynchronous modules, the module runs in the foreground; it
-    only reads then.
+    In check mode, which Ansible does not combine with asynchronous modules, and where a second counts, the module runs
+    in the foreground. A thread looks at the progress file then, for the first time after ``_SILENT`` seconds, so that
+    a short run costs nothing.
     """
 
     _supports_check_mode = True
@@ -33,7 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         if not self._in_background():
-            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+            result.update(self._in_foreground(arguments, task_vars))
             return result
         own = not arguments.get("progress_file")
         if own:
@@ -67,9 +69,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         done = self._low_level_execute_command(command, sudoable=True)
         return str(done.get("stdout", ""))
 
+    def _in_foreground(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+        ended = threading.Event()
+        teller = threading.Thread(target=self._tell, args=(ended, arguments.get("progress_file"), task_vars))
+        teller.start()
+        try:
+            done: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
+        finally:
+            ended.set()
+            teller.join()
+        return done
+
+    def _tell(self, ended: threading.Event, file: str | None, task_vars: Any) -> None:
+        host, began = _prefix(task_vars), time.monotonic()
+        while not ended.wait(_SILENT):
+            try:
+                line = self._last(file) if file else {}
+            except AnsibleError:  # The module's own connection tells what is the matter.
+                line = {}
+            # A file that says the end is of the module before.
+            known = line.get("text") if line.get("state") == "running" else None
+            display.display(
+                f"    {host}{known or self._task.action + ': at work'} ({time.monotonic() - began:.0f} s so far)"
+            )
+
     def _follow(self, job: str, file: str, task_vars: Any) -> dict[str, Any]:
-        several = len(task_vars["ansible_play_hosts_all"]) > 1
-        host = f"[{task_vars['inventory_hostname']}] " if several else ""
+        host = _prefix(task_vars)
         shown, shown_at, alive_at, began = "", time.monotonic(), time.monotonic(), time.monotonic()
         while True:
             line = self._last(file)
@@ -112,6 +137,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if status.get("failed") and "ansible_job_id" not in status:
             raise AnsibleActionFail(f"The module's process is gone: {status.get('msg', status)}")
         return status
+
+
+def _prefix(task_vars: Any) -> str:
+    return f"[{task_vars['inventory_hostname']}] " if len(task_vars["ansible_play_hosts_all"]) > 1 else ""
 
 
 _ASYNC_KEYS = {

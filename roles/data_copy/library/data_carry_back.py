@@ -48,6 +48,9 @@ options:
       too. What PostgreSQL holds goes into it then.
     type: bool
     default: false
+  progress_file:
+    description: File that receives a line of JSON about twice a second while the module runs.
+    type: path
 attributes:
   check_mode:
     description: Can run in check mode and return changed status prediction without modifying target.
@@ -154,6 +157,7 @@ try:
     from ansible.module_utils.sqlite_to_postgresql.carry_back import carry_back, pensieve_package
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn
+    from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile
     from ansible.module_utils.sqlite_to_postgresql.target import connect
 
     IMPORT_ERROR = None
@@ -168,6 +172,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "base": {"type": "path"},
     "whole": {"type": "bool", "default": False},
     "only_upgraded": {"type": "bool", "default": False},
+    "progress_file": {"type": "path"},
 }
 
 
@@ -198,7 +203,9 @@ def main() -> None:
             module.exit_json(**predicted(dsn))
         base = Path(options["base"]) if options["base"] and Path(options["base"]).is_file() else None
         how = {name: options[name] for name in ("whole", "only_upgraded")}
-        result = carry_back(Path(options["source"]), dsn, pensieve_package(), base=base, **how)
+        progress = options["progress_file"]
+        with ProgressFile(Path(progress) if progress else None) as watcher:
+            result = carry_back(Path(options["source"]), dsn, pensieve_package(), base=base, progress=watcher, **how)
     except EngineError as error:
         module.fail_json(msg=str(error))
     module.exit_json(rows=result.rows, **result.as_dict())

@@ -29,6 +29,9 @@ options:
     type: str
     choices: [present, absent, told]
     default: present
+  progress_file:
+    description: File that receives a line of JSON while the server does not answer.
+    type: path
 attributes:
   check_mode:
     description: Can run in check mode and return changed status prediction without modifying target.
@@ -94,8 +97,10 @@ try:
     from ansible.module_utils.sqlite_to_postgresql.carry_sides import revisions
     from ansible.module_utils.sqlite_to_postgresql.model import EngineError
     from ansible.module_utils.sqlite_to_postgresql.options import full_dsn
+    from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile, RowCount
     from ansible.module_utils.sqlite_to_postgresql.source import Source, fingerprint
     from ansible.module_utils.sqlite_to_postgresql.target import connect
+    from ansible.module_utils.sqlite_to_postgresql.watch import watched
 
     IMPORT_ERROR = None
 except ImportError:
@@ -106,6 +111,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "target_dsn": {"type": "str", "required": True},
     "passfile": {"type": "path"},
     "state": {"type": "str", "choices": ["present", "absent", "told"], "default": "present"},
+    "progress_file": {"type": "path"},
 }
 
 
@@ -115,8 +121,15 @@ def same_schema(source: Path, connection: Any) -> bool:
         with closing(Source(source)) as reader:
             ours, theirs = revisions(reader, connection)
     except (EngineError, sqlite3.Error, psycopg2.Error):
+        if connection.closed:
+            raise
         return False
     return bool(ours == theirs)
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether an error says that the server is gone (57P: it shuts down), and not that it refuses something."""
+    return isinstance(error, psycopg2.Error) and (error.pgcode or "57P").startswith("57P")
 
 
 def reach(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -156,13 +169,18 @@ def main() -> None:
     if IMPORT_ERROR is not None:
         module.fail_json(msg=missing_required_lib("numpy and psycopg2-binary"), exception=IMPORT_ERROR)
     try:
-        result = reach(module.params, module.check_mode)
+        progress = module.params["progress_file"]
+        with ProgressFile(Path(progress) if progress else None) as watcher, watched(watcher):
+            RowCount(watcher, "changes")("asking PostgreSQL")
+            result = reach(module.params, module.check_mode)
     except EngineError as error:
         module.fail_json(msg=str(error))
     except (psycopg2.Error, OSError) as error:
+        if module.params["state"] == "told" and is_gone(error):
+            module.exit_json(changed=False, available=False, reason=str(error).strip())
         module.fail_json(
             msg=f"Found: {str(error).strip()}\nExpected: a target that holds Pensieve's tables, and the source\n"
-            "Untouched: both databases\nNext: put right what the first line says, and run again"
+            "Untouched: every row of both databases\nNext: put right what the first line says, and run again"
         )
     module.exit_json(**result)
 

@@ -169,6 +169,7 @@ try:
     from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile
     from ansible.module_utils.sqlite_to_postgresql.target import connect
     from ansible.module_utils.sqlite_to_postgresql.verify import verify
+    from ansible.module_utils.sqlite_to_postgresql.watch import watched
 
     IMPORT_ERROR = None
 except ImportError:
@@ -219,7 +220,7 @@ def main() -> None:
     try:
         dsn, policy = full_dsn(options["target_dsn"], options["passfile"]), Policy.of(options["policy"])
         progress = Path(options["progress_file"]) if options["progress_file"] else None
-        with ProgressFile(progress) as watcher:
+        with ProgressFile(progress) as watcher, watched(watcher):
 
             def bring(later: Path | None) -> Proven:
                 made = difference(source, folder, dsn, policy, watcher, jobs, tokenizer, later)
@@ -245,8 +246,16 @@ def main() -> None:
                         result["changed"] |= change_log.install(connection, source)
     except FindingsError as error:
         module.fail_json(msg=str(error), findings=error.findings.as_list(20))
-    except (EngineError, ValueError, ImportError, sqlite3.Error, psycopg2.Error) as error:
+    except (EngineError, ValueError, ImportError) as error:
         module.fail_json(msg=str(error), findings=[])
+    except (sqlite3.Error, psycopg2.Error) as error:
+        module.fail_json(
+            msg=f"Found: {str(error).strip()}\n"
+            "Expected: two databases that answer, so that what was copied can be compared\n"
+            "Untouched: the SQLite database, which was only read\n"
+            "Next: put right what the first line says, and run again",
+            findings=[],
+        )
     module.exit_json(**{**result, "seconds": round(time.monotonic() - began, 3)})
 
 

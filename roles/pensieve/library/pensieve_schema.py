@@ -139,7 +139,9 @@ def main() -> None:
     os.environ["MEMOS_DATABASE_PATH"] = database
     output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        from ansible.module_utils.watched_engines import watched_engines
+
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watched_engines():
             result = make(module.check_mode)
     except Exception as error:
         module.fail_json(

@@ -161,7 +161,9 @@ def main() -> None:
     words, since = module.params["words"], module.params["since"]
     output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        from ansible.module_utils.watched_engines import watched_engines
+
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watched_engines():
             most = LIMIT if words else LIMIT // 2
             if not words:
                 words, since = pick_words(database, module.params["count"])

@@ -77,7 +77,7 @@ def main() -> int:
             told_result, good = _changes(arguments.source, str(dsn)), True
         elif arguments.action == "carry-back":
             how = {name: getattr(arguments, name) for name in ("base", "whole", "only_upgraded")}
-            done = carry_back(arguments.source, str(dsn), pensieve_package(), **how)
+            done = carry_back(arguments.source, str(dsn), pensieve_package(), progress=show, **how)
             told_result, good = done.as_dict(), not done.conflicts
         elif arguments.action == "settle":
             settled = carry_mark.settle(arguments.source, str(dsn))
@@ -108,7 +108,7 @@ def _verify(arguments: argparse.Namespace, dsn: str) -> int:
     # Only here, since the verifier shares nothing with the rest.
     from .verify import verify
 
-    result = verify(arguments.source, dsn, jobs=arguments.jobs)
+    result = verify(arguments.source, dsn, progress=None if arguments.quiet else _show, jobs=arguments.jobs)
     print(json.dumps(result.as_dict(), indent=2, ensure_ascii=False))
     return 0 if result.equal else 1
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from threading import Lock
 
+import psycopg2
 import psycopg2.errors
 
-from . import ledger, staging
+from . import ledger, staging, watch
 from .census import by_size, reading_of, touched
 from .ledger import Entry
-from .model import FindingLog, FindingsError, Policy, TableCount
+from .model import EngineError, FindingLog, FindingsError, Policy, TableCount
 from .plan import Plan, TablePlan
 from .pool import Pool
 from .progress import Meter
@@ -194,8 +196,12 @@ class Builder:
         for future in self._builds.values():
             future.cancel()
         with self._lock:
-            for connection in self._sessions:
-                connection.cancel()
+            pids = [session.info.backend_pid for session in self._sessions if not session.closed]
+        if not pids or watch.lost():
+            return
+        # By a session, which gives up in the end; what libpq has for this waits for a silent server for ever.
+        with suppress(EngineError, psycopg2.Error), closing(connect(self._dsn)) as connection:
+            run(connection, "SELECT pg_cancel_backend(pid) FROM unnest(%s) pid", (pids,))
 
     def _wait(self, builds: list[tuple[str, str]]) -> None:
         self._meter.tell("index", "of all tables")

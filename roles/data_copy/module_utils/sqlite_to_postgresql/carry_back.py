@@ -20,7 +20,7 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,14 @@ from .carry_merge import Merge, bag
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
 from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
+from .census import Watcher
 from .convert import Codec, Problem, quarantine_form
 from .model import EngineError
 from .plan import FULL_TEXT, Plan, TablePlan, make_plan
+from .progress import RowCount
 from .source import Source, fingerprint, quoted
 from .target import BOOKKEEPING, connect, read_tables, run
+from .watch import watched
 
 _WAIT = "30s"  # for writers of the target to end
 
@@ -111,6 +114,7 @@ def carry_back(
     base: Path | None = None,
     whole: bool = False,
     only_upgraded: bool = False,
+    progress: Watcher | None = None,
 ) -> CarryResult:
     """Carry back into ``source``, to which nothing else may be writing.
 
@@ -121,7 +125,9 @@ def carry_back(
     """
     started, name = time.monotonic(), uuid.uuid4().hex
     try:
-        result = _carry_back(source, target_dsn, package, base, whole, only_upgraded, name)
+        with watched(progress):
+            told = RowCount(progress, "carry back")
+            result = _carry_back(source, target_dsn, package, base, whole, only_upgraded, name, told)
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
         untouched, next_step = _left_by(source, name)
         raise EngineError(
@@ -149,8 +155,16 @@ def _left_by(source: Path, name: str) -> tuple[str, str]:
 
 
 def _carry_back(
-    source: Path, dsn: str, package: Path, base: Path | None, whole: bool, only_upgraded: bool, name: str
+    source: Path,
+    dsn: str,
+    package: Path,
+    base: Path | None,
+    whole: bool,
+    only_upgraded: bool,
+    name: str,
+    told: RowCount,
 ) -> CarryResult:
+    told("asking PostgreSQL")
     connection = connect(dsn, search_path="public", lock_timeout=_WAIT)
     try:
         log = change_log.read(connection)
@@ -163,6 +177,7 @@ def _carry_back(
             )
         connection.set_session(isolation_level="REPEATABLE READ")
         connection.autocommit = False
+        told("waiting for whoever writes to PostgreSQL to end")
         # Before the first look: whoever touches a row from here on waits, and is noted afterwards.
         run(connection, f"LOCK TABLE {change_log.LOG} IN ACCESS EXCLUSIVE MODE")
         log_name = carry_mark.open_log(connection)
@@ -182,7 +197,7 @@ def _carry_back(
             database.execute("BEGIN IMMEDIATE")
             mark = Mark(database.connection, log_name, name)
             merge = Merge(database, target, plan, before, mark) if merging else None
-            carry = _Carry(database, target, plan, whole_seconds, mark, merge, before)
+            carry = _Carry(database, target, plan, whole_seconds, mark, merge, before, told)
             carry.run(list(plan.tables) if whole else log.whole)
             carried = mark.finish()
             database.execute("COMMIT")
@@ -224,7 +239,9 @@ class _Carry:
         mark: Mark,
         merge: Merge | None,
         base: Database | None,
+        told: RowCount,
     ) -> None:
+        self._told = told
         self._database, self._target, self._plan, self._whole_seconds = database, target, plan, whole_seconds
         self._mark, self._merge, self._base = mark, merge, base
         self._whole: frozenset[str] = frozenset()
@@ -243,7 +260,9 @@ class _Carry:
         self.result.whole = sorted(set(whole) & set(work))
         if FULL_TEXT in work and FULL_TEXT not in whole:
             work[FULL_TEXT] = sorted({*work[FULL_TEXT], *self._touched_entities(work)})
+        self._told.total = sum(len(keys) for keys in work.values())
         if self._merge is not None:
+            self._told("comparing what both sides have written")
             self._merge.decide({name: keys for name, keys in work.items() if keys})
         if self.result.whole or any(work.values()):
             self._mark.begin()
@@ -270,6 +289,13 @@ class _Carry:
         if self._merge is not None:
             self.result.merged = self._merge.needed
             self.result.renumbered, self.result.conflicts = self._merge.renumbered(), self._merge.conflicts
+
+    def _parts(self, table: TablePlan, keys: list[Key]) -> Iterator[Sequence[Key]]:
+        """Cut the keys of a table into parts, and tell each."""
+        for some in chunks(keys):
+            self._told(table.name)
+            yield some
+            self._told(table.name, len(some))
 
     def _touched_entities(self, work: dict[str, list[Key]]) -> set[Key]:
         """Entities of which any row was touched: SQLite's index may have lagged behind them before the cutover."""
@@ -323,7 +349,7 @@ class _Carry:
                 if key not in theirs:
                     self._gone(table, key, counts)
         late: list[tuple[Key, Key, Row, Row]] = []
-        for some in chunks(keys):
+        for some in self._parts(table, keys):
             actions: dict[Key, dict[str, list[str]]] = {}
             for (key, column), records in self._target.kept_cells(table, some).items():
                 actions.setdefault(key, {})[column] = [action for _, action, _ in records]
@@ -523,7 +549,7 @@ class _Carry:
     # Search tables
 
     def _vectors(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
-        for some in chunks(keys):
+        for some in self._parts(table, keys):
             theirs = self._target.rows(table, some)
             for key in some:
                 at, wanted = key, theirs.get(key)
@@ -568,7 +594,7 @@ class _Carry:
             return
         words = WordsBack()
         rowids: list[int] = []
-        for some in chunks(keys):
+        for some in self._parts(table, keys):
             theirs = self._target.rows(table, some)
             texts = self._target.entity_texts([key[0] for key in some])
             for key in some:

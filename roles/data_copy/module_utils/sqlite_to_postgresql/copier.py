@@ -34,6 +34,7 @@ from .progress import Meter
 from .rows import excerpt
 from .source import Source, quoted
 from .target import Connection, TargetTable, connect, query, transaction
+from .watch import watched
 
 _ENGINE = "2"  # part of the plan's digest: a ledger of another engine is not gone on with
 LOCK = 7_020_315_003  # advisory lock: one copy at a time
@@ -53,7 +54,8 @@ def copy(
     """
     chosen = policy if isinstance(policy, Policy) else Policy.of(policy)
     try:
-        return _copy(Path(source), target_dsn, chosen, progress, jobs or os.cpu_count() or 1)
+        with watched(progress):
+            return _copy(Path(source), target_dsn, chosen, progress, jobs or os.cpu_count() or 1)
     except (psycopg2.Error, sqlite3.Error, WorkerError, OSError) as error:
         raise EngineError(
             str(error).strip().splitlines()[0],

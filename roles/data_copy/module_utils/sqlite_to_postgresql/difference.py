@@ -47,10 +47,10 @@ from .model import (
     FindingLog,
     FindingsError,
     Policy,
-    Progress,
     QuarantineRecord,
 )
 from .plan import Plan, TablePlan, make_plan
+from .progress import RowCount
 from .relations import Left, report
 from .rows import RowConverter, excerpt, plain, row_record
 from .snapshot import Snapshot
@@ -58,6 +58,7 @@ from .source import Batch, Source, fingerprint, quoted
 from .target import BOOKKEEPING, Connection, TargetConstraint, connect, query, run
 from .vec0 import VecReader
 from .wal import log_bytes
+from .watch import watched
 from .work import encoded, send, tokenized, too_long
 
 _BATCH = 2000
@@ -134,19 +135,20 @@ def difference(
     chosen = policy if isinstance(policy, Policy) else Policy.of(policy)
     started = time.monotonic()
     try:
-        try:
-            made = _difference(Path(source), folder, target_dsn, chosen, progress, tokenizer or Tokenizer(), later)
-        except (TooDifferentError, psycopg2.errors.UniqueViolation) as error:
-            reason = str(error).strip().splitlines()[0]
-            copied = copy(later or Path(source), target_dsn, chosen, progress, jobs)
-            way = "whole copy" if copied.changed else "nothing"
-            made = Difference(copied.changed, way, reason, copied.run_id, {}, copied.findings, None)
-            made.phases = copied.phases
+        with watched(progress):
+            try:
+                made = _difference(Path(source), folder, target_dsn, chosen, progress, tokenizer or Tokenizer(), later)
+            except (TooDifferentError, psycopg2.errors.UniqueViolation) as error:
+                reason = str(error).strip().splitlines()[0]
+                copied = copy(later or Path(source), target_dsn, chosen, progress, jobs)
+                way = "whole copy" if copied.changed else "nothing"
+                made = Difference(copied.changed, way, reason, copied.run_id, {}, copied.findings, None)
+                made.phases = copied.phases
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
         raise EngineError(
             str(error).strip().splitlines()[0],
             "a difference without an error of the server, of SQLite or of the machine",
-            "the source was only read; the target shows the snapshot as before",
+            "the source was only read; the target shows the snapshot or all of the difference, never a part of it",
             "remove the cause (full disk, server gone, source damaged) and run again",
         ) from error
     made.seconds = time.monotonic() - started
@@ -165,13 +167,14 @@ def _difference(
     clock = time.monotonic()
     phases: dict[str, float] = {}
 
+    tell = RowCount(progress, "difference")
+
     def phase(name: str) -> None:
         nonlocal clock
         now = time.monotonic()
         phases[name], clock = now - clock, now
-        if progress is not None:
-            progress(Progress("difference", name, 0, 0, 0.0, len(phases) / 5, sum(phases.values()), None))
 
+    tell("looking for what has changed")
     found = snapshot.read(folder)
     if found is None or found.source != str(source) or not Path(found.database).exists():
         raise TooDifferentError("there is no snapshot of this source")
@@ -205,7 +208,7 @@ def _difference(
         if (complete.fingerprint, complete.plan_digest) != expected:
             raise TooDifferentError("the target shows another copy than that of the snapshot")
         changes = Changes(before, now, folder, pages)
-        evaluation = _Evaluation(before, now, connection, plan, policy, changes)
+        evaluation = _Evaluation(before, now, connection, plan, policy, changes, tell)
         evaluation.run()
         phase("changes")
         if evaluation.log.failing():
@@ -253,10 +256,17 @@ class _Evaluation:
     """Decides, table by table and parents first, what becomes of each row that may have changed."""
 
     def __init__(
-        self, before: Source, now: Source, connection: Connection, plan: Plan, policy: Policy, changes: Changes
+        self,
+        before: Source,
+        now: Source,
+        connection: Connection,
+        plan: Plan,
+        policy: Policy,
+        changes: Changes,
+        tell: RowCount,
     ) -> None:
         self._before, self._now, self._connection = before, now, connection
-        self._plan, self._policy, self._changes = plan, policy, changes
+        self._plan, self._policy, self._changes, self._tell = plan, policy, changes, tell
         self.log = FindingLog()
         self.work: dict[str, _Work] = {}
         self._entries: dict[int, tuple[list[int], list[int]]] = {}
@@ -270,6 +280,7 @@ class _Evaluation:
         """Evaluate everything; nothing is written."""
         for table in self._plan.tables.values():
             if table.table is not None:
+                self._tell(f"looking for what has changed in {table.name}")
                 self._rows(table)
         for table in self._plan.tables.values():
             if table.is_vectors:
@@ -565,6 +576,9 @@ class _Evaluation:
     def apply(self, tokenizer: Tokenizer, complete: ledger.Run, print_now: str, source: Path) -> None:
         """Do it all in the transaction that is open."""
         ordered = list(self.work.values())
+        texts = len(self._texts) if any(work.table.is_full_text for work in ordered) else 0
+        self._tell.total = texts + sum(work.change.upserted for work in ordered)
+        self._tell("waiting for locks, deleting")
         run(self._connection, "SAVEPOINT rows")
         try:
             for work in reversed(ordered):
@@ -590,9 +604,12 @@ class _Evaluation:
         self._note(complete, print_now, source)
 
     def _upsert_all(self, ordered: Sequence[_Work]) -> None:
+        self._tell.done = 0
         for work in ordered:
             if any(work.data):
+                self._tell(work.table.name)
                 self._upsert(work)
+                self._tell(work.table.name, work.change.upserted)
 
     def _delete(self, work: _Work, keys: Sequence[Key]) -> None:
         if not keys:
@@ -625,7 +642,12 @@ class _Evaluation:
 
     def _make_texts(self, work: _Work, tokenizer: Tokenizer) -> None:
         """Make full text of what the target holds now, as Pensieve would."""
-        rows = tokenized(self._connection, tokenizer, "public", sorted(self._texts))
+        rows: list[tuple[Any, ...]] = []
+        ids = sorted(self._texts)
+        for at in range(0, len(ids), _AT_ONCE):
+            self._tell(work.table.name)
+            rows += tokenized(self._connection, tokenizer, "public", ids[at : at + _AT_ONCE])
+            self._tell(work.table.name, len(ids[at : at + _AT_ONCE]))
         listed = ", ".join(map(quoted, work.table.columns))
         sql = f"COPY public.{quoted(work.table.name)} ({listed}) FROM STDIN WITH (FORMAT binary)"
         for at in range(0, len(rows), _AT_ONCE):

@@ -20,6 +20,7 @@ from typing import Any
 
 from .model import EngineError
 from .source import Source, fingerprint
+from .watch import watched
 
 _ATTEMPTS = 20
 
@@ -164,7 +165,8 @@ def _serve(pipe: Pipe, others: list[Pipe], path: Path, shared: Any) -> None:
         while True:
             name, job, arguments = pipe.recv()
             try:
-                result = job(context, *arguments)
+                with watched():
+                    result = job(context, *arguments)
             except EngineError as error:
                 pipe.send(_portable(error))
                 continue

@@ -6,25 +6,32 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from .model import Progress
 
-_EVERY = 0.5  # seconds between lines of one phase
+_EVERY = 0.5  # seconds between lines of one item
 
 
 class ProgressFile:
-    """Appends what is told to a file, mode 0600; a context manager that says at the end that it is the end."""
+    """Appends what is told to a file, mode 0600; a context manager that says at the end that it is the end.
+
+    Where it cannot be written (full, read-only), nothing is told: no work fails for that.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        self._path, self._last, self._phase = path, 0.0, ""
+        self._path, self._last, self._item = path, 0.0, ("", "")
 
     def __enter__(self) -> ProgressFile:
         if self._path is not None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.unlink(missing_ok=True)
-            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._path.unlink(missing_ok=True)
+                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            except OSError:
+                self._path = None
             self._write({"state": "started", "pid": os.getpid()})
         return self
 
@@ -32,17 +39,33 @@ class ProgressFile:
         self._write({"state": "failed" if kind else "ended"})
 
     def __call__(self, progress: Progress) -> None:
-        """Write one line, unless one of the same phase was written a moment ago."""
+        """Write one line, unless one of the same item was written a moment ago."""
         now = time.monotonic()
-        if progress.phase == self._phase and now - self._last < _EVERY:
+        item = (progress.phase, progress.item)
+        if item == self._item and now - self._last < _EVERY:
             return
-        self._last, self._phase = now, progress.phase
+        self._last, self._item = now, item
         self._write({"state": "running", **asdict(progress), "text": told(progress)})
 
     def _write(self, line: dict[str, object]) -> None:
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
+            with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
+
+
+class RowCount:
+    """Tells how many rows of a step are done. ``total`` may become known on the way."""
+
+    def __init__(self, watcher: Callable[[Progress], None] | None, phase: str) -> None:
+        self._watcher, self._phase, self._started = watcher, phase, time.monotonic()
+        self.total = self.done = 0
+
+    def __call__(self, item: str, rows: int = 0) -> None:
+        """Say what is at hand, and how many rows were done before."""
+        self.done += rows
+        if self._watcher is not None:
+            elapsed, fraction = time.monotonic() - self._started, self.done / max(1, self.total)
+            self._watcher(Progress(self._phase, item, self.done, self.total, 0.0, fraction, elapsed, None))
 
 
 class Meter:
@@ -96,7 +119,8 @@ def told(progress: Progress) -> str:
         parts.append(f"{progress.done:,} {progress.unit}")
     if progress.megabytes:
         parts.append(f"{progress.megabytes:,.0f} MB")
-    parts.append(f"{progress.fraction:.0%}")
+    if progress.fraction:
+        parts.append(f"{progress.fraction:.0%}")
     parts.append(f"{progress.elapsed:.0f} s")
     if progress.eta is not None:
         parts.append(f"about {progress.eta:.0f} s to go")

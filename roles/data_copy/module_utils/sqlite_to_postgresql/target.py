@@ -15,6 +15,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
+from . import watch
 from .convert import Boolean, Bytea, Codec, Double, Enum, Integer, Text, Timestamp, Vector
 from .model import EngineError
 from .source import quoted
@@ -122,14 +123,15 @@ def connect(dsn: str, name: str = OWNER, **settings: str) -> Connection:
     }
     flags = " ".join(f"-c {name}={value}" for name, value in options.items())
     try:
-        connection = psycopg2.connect(dsn, options=flags, application_name=name, connect_timeout=15)
+        connection: Connection = psycopg2.connect(dsn, options=flags, application_name=name, **watch.OPTIONS)
     except psycopg2.OperationalError as error:
         raise EngineError(
             f"no connection to the target: {str(error).strip()}",
             "a PostgreSQL server that lets this role in (password in the password file)",
-            "everything",
+            "all that this connection was to change",
             "check that the container is healthy and that the password file has an entry for it",
         ) from error
+    watch.add(connection, watch.LONGEST if name == WORKER else watch.LONG)
     connection.autocommit = True
     return connection
 

@@ -33,6 +33,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ from .verify_sides import (
 from .verify_values import INTEGERS, quoted
 from .verify_vectors import compare_vectors, find_extra_ids, vec0_columns
 from .verify_words import compare_odd_entries, compare_words, read_entries
+from .watch import watched
 
 __all__ = ["Difference", "TableVerdict", "VerifyResult", "catalog", "verify"]
 
@@ -278,7 +280,8 @@ def _start_worker(run: Run) -> None:
 
 
 def _work(task: Task) -> Outcome:
-    return _JOBS[task.job](_worker["run"], task)
+    with watched():
+        return _JOBS[task.job](_worker["run"], task)
 
 
 def verify(
@@ -315,8 +318,7 @@ def verify(
     started = time.monotonic()
     workers = jobs or len(os.sched_getaffinity(0))
     database = open_source(Path(source))
-    connection = open_target(target_dsn, passfile)
-    try:
+    with closing(database), watched(progress), closing(open_target(target_dsn, passfile)) as connection:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_export_snapshot(), to_regclass(%s) IS NOT NULL", (f"{BOOKKEEPING}.quarantine",))
             snapshot, quarantine = cursor.fetchone() or ("", False)
@@ -355,9 +357,6 @@ def verify(
         )
         kept += states.kept[: max(0, limit - len(kept))]
         count += states.count
-    finally:
-        connection.close()
-        database.close()
     return VerifyResult(count == 0, tables, kept, count, rows, checks, time.monotonic() - started)
 
 
@@ -371,7 +370,11 @@ def _outcomes(run: Run, tasks: list[Task], jobs: int, started: float, progress: 
     gc.freeze()
     try:
         context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(min(jobs, len(tasks)) or 1, context, _start_worker, (run,)) as pool:
+        with (
+            ProcessPoolExecutor(min(jobs, len(tasks)) or 1, context, _start_worker, (run,)) as pool,
+            ExitStack() as end,
+        ):
+            end.callback(pool.shutdown, cancel_futures=True)  # what has not begun when another fails
             for future in as_completed([pool.submit(_work, task) for task in ordered]):
                 outcome = future.result()
                 done += outcome.task.rows

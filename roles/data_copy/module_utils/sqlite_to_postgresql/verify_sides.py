@@ -17,6 +17,7 @@ import numpy.typing as npt
 import psycopg2
 import psycopg2.extensions
 
+from . import watch
 from .fts import Tokenizer
 from .verify_values import kept_form, quoted
 
@@ -126,7 +127,10 @@ def open_target(dsn: str, passfile: str | None = None, snapshot: str = "") -> ps
     session.
     """
     arguments: dict[str, Any] = {"passfile": passfile} if passfile else {}
-    connection: psycopg2.extensions.connection = psycopg2.connect(dsn, application_name="data_verify", **arguments)
+    connection: psycopg2.extensions.connection = psycopg2.connect(
+        dsn, application_name="data_verify", **watch.OPTIONS, **arguments
+    )
+    watch.add(connection)
     connection.set_client_encoding("UTF8")
     connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
     with connection.cursor() as cursor:
