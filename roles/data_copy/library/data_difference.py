@@ -152,6 +152,7 @@ seconds:
 import sqlite3
 import time
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,15 @@ def main() -> None:
                         result["changed"] |= change_log.install(connection, source)
     except FindingsError as error:
         module.fail_json(msg=str(error), findings=error.findings.as_list(20))
-    except (EngineError, ValueError, ImportError, sqlite3.Error, psycopg2.Error) as error:
+    except (EngineError, ValueError, ImportError) as error:
         module.fail_json(msg=str(error), findings=[])
+    except (sqlite3.Error, psycopg2.Error, OSError, BrokenProcessPool) as error:
+        module.fail_json(
+            msg=f"Found: {str(error).strip()}\nExpected: a difference that is compared without an error of the server, "
+            f"of SQLite or of the machine\nUntouched: the SQLite database {source}, which was only read\n"
+            "Next: put right what the first line says, and run again; what is there already is not copied once more",
+            findings=[],
+        )
     module.exit_json(**{**result, "seconds": round(time.monotonic() - began, 3)})
 
 
