@@ -101,6 +101,7 @@ files:
       done: database_path put back, later edits kept
 """
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -277,26 +278,30 @@ def replace(module: AnsibleModule, work: list[Work]) -> None:
     """Give files their content back. All are written beside their places first, since a disk may be full."""
     made: list[tuple[Path, Path]] = []
     try:
-        try:
-            for path, now, wanted, aside in work:
-                if aside is not None and now is not None:
-                    made.append((staged(aside, now, *owned(path)), aside))
-                if wanted.content is not None:
-                    made.append((staged(path, wanted.content, *(wanted.owned or owned(path))), path))
-        except OSError as error:
-            module.fail_json(
-                msg=f"Found: the settings cannot be restored: {path}: {error}. Expected: room and the right to write "
-                "there. Untouched: every settings file. Next: free some space on its disk (or mend what stands above), "
-                "then run the playbook again."
-            )
-        for file, path in made:
+        for path, now, wanted, aside in work:
+            if aside is not None and now is not None:
+                made.append((staged(aside, now, *owned(path)), aside))
+            if wanted.content is not None:
+                made.append((staged(path, wanted.content, *(wanted.owned or owned(path))), path))
+        while made:
+            file, path = made[0]
             file.replace(path)
+            del made[0]
+        for path, _now, wanted, _aside in work:
+            if wanted.content is None:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        left = [str(one.path) for one in work if content_of(one.path) == one.now]
+        untouched = "every settings file" if len(left) == len(work) else ", ".join(left) or "no file that was to change"
+        module.fail_json(
+            msg=f"Found: the settings cannot be restored: {error}. Expected: room and the right to write there. "
+            f"Untouched: {untouched}. Next: free some space on its disk (or mend what stands above), then run the "
+            "playbook again; it restores what is left."
+        )
     finally:
         for file, _path in made:
-            file.unlink(missing_ok=True)
-    for path, _now, wanted, _aside in work:
-        if wanted.content is None:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
 def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> list[Work]:
@@ -373,10 +378,16 @@ def main() -> None:
             diff={"prepared": prepared} if prepared else {},
         )
     directory = Path(params["directory"])
-    entries = [
-        save(file, directory / f"{number}-{Path(file['path']).name}", module.check_mode)
-        for number, file in enumerate(params["files"])
-    ]
+    try:
+        entries = [
+            save(file, directory / f"{number}-{Path(file['path']).name}", module.check_mode)
+            for number, file in enumerate(params["files"])
+        ]
+    except OSError as error:
+        module.fail_json(
+            msg=f"Found: the settings cannot be kept: {error}. Expected: files that can be read, room and the right to "
+            f"write in {directory}. Untouched: every settings file. Next: mend that, then run the playbook again."
+        )
     module.exit_json(changed=bool(entries), entries=entries)
 
 

@@ -81,7 +81,7 @@ def damage(path: Path, seconds: float) -> str:
     """What is wrong with a database, as far as `seconds` tell; empty when nothing is.
 
     Raises:
-        sqlite3.OperationalError: another program holds it.
+        sqlite3.OperationalError: another program holds it, or the machine does not let it be read.
     """
     path = path.resolve()  # SQLite keeps the log beside the file itself, not beside a link to it
     if not path.is_file():
@@ -97,7 +97,7 @@ def damage(path: Path, seconds: float) -> str:
             if not Path(f"{path}-wal").exists() and path.stat().st_size < size:
                 return f"{path} has {path.stat().st_size} of {size} bytes"
     except sqlite3.DatabaseError as error:
-        if sqlite_integrity.held(error):
+        if sqlite_integrity.held(error) or sqlite_integrity.hindered(error):
             raise
         return f"{path} cannot be read: {error}"
     if not seconds:
@@ -121,7 +121,8 @@ def check(path: Path, sender: Connection) -> None:
         ) as connection:
             sender.send(sqlite_integrity.damage(connection, "quick_check"))
     except sqlite3.DatabaseError as error:
-        sender.send([] if sqlite_integrity.held(error) else [str(error)])
+        no_damage = sqlite_integrity.held(error) or sqlite_integrity.hindered(error)
+        sender.send([] if no_damage else [str(error)])
 
 
 def missing_bytes(path: Path, backup: Path) -> int:
@@ -158,6 +159,15 @@ def restore(path: Path, backup: Path, stamp: str) -> str:
     return aside
 
 
+def places(path: Path) -> str:
+    """Where the files of a damaged database are, as the folder says now: at their places, or put aside."""
+    path = path.resolve()
+    there = [file for suffix in SIDE_FILES if (file := Path(f"{path}{suffix}")).exists()]
+    return (
+        ", ".join(map(str, [*there, *sorted(path.parent.glob(f"{path.name}.damaged-*"))])) or "no place: there are none"
+    )
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -174,9 +184,14 @@ def main() -> None:
     try:
         wrong = damage(path, params["seconds"])
     except sqlite3.OperationalError as error:
+        held = sqlite_integrity.held(error)
         module.fail_json(
             msg=f"Found: {path}: {error} (waited {LOCK_SECONDS:g} s). Expected: nobody else holds it. "
             f"Untouched: everything. Next: end the program that does (fuser -v {path}), then run the playbook again."
+            if held
+            else f"Found: {path}: {error}. Expected: a database that can be looked at, damaged or not. "
+            f"Untouched: everything. Next: mend that (room on its disk, the right to write beside it), or move it "
+            "away, so that its backup takes its place; then run the playbook again."
         )
     if not wrong:
         module.exit_json(changed=False, damage="", aside="")
@@ -196,7 +211,14 @@ def main() -> None:
             f"Expected: room for {backup}, since the damaged file is kept. "
             f"Untouched: everything. Next: free some space on the disk of {path}, then run the playbook again."
         )
-    aside = "" if module.check_mode else restore(path, backup, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    try:
+        aside = "" if module.check_mode else restore(path, backup, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    except OSError as error:
+        module.fail_json(
+            msg=f"Found: {wrong}; and its backup cannot be put there: {error}. Expected: room and the right to write "
+            f"there. Untouched: {backup}, and the content of the damaged files, which lie at {places(path)}. "
+            "Next: mend that, then run the playbook again."
+        )
     module.exit_json(changed=True, damage=wrong, aside=aside)
 
 

@@ -152,6 +152,7 @@ seconds:
 import sqlite3
 import time
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,6 @@ try:
     from ansible.module_utils.sqlite_to_postgresql.progress import ProgressFile
     from ansible.module_utils.sqlite_to_postgresql.target import connect
     from ansible.module_utils.sqlite_to_postgresql.verify import verify
-    from ansible.module_utils.sqlite_to_postgresql.watch import watched
 
     IMPORT_ERROR = None
 except ImportError:
@@ -220,7 +220,7 @@ def main() -> None:
     try:
         dsn, policy = full_dsn(options["target_dsn"], options["passfile"]), Policy.of(options["policy"])
         progress = Path(options["progress_file"]) if options["progress_file"] else None
-        with ProgressFile(progress) as watcher, watched(watcher):
+        with ProgressFile(progress) as watcher:
 
             def bring(later: Path | None) -> Proven:
                 made = difference(source, folder, dsn, policy, watcher, jobs, tokenizer, later)
@@ -248,12 +248,11 @@ def main() -> None:
         module.fail_json(msg=str(error), findings=error.findings.as_list(20))
     except (EngineError, ValueError, ImportError) as error:
         module.fail_json(msg=str(error), findings=[])
-    except (sqlite3.Error, psycopg2.Error) as error:
+    except (sqlite3.Error, psycopg2.Error, OSError, BrokenProcessPool) as error:
         module.fail_json(
-            msg=f"Found: {str(error).strip()}\n"
-            "Expected: two databases that answer, so that what was copied can be compared\n"
-            "Untouched: the SQLite database, which was only read\n"
-            "Next: put right what the first line says, and run again",
+            msg=f"Found: {str(error).strip()}\nExpected: a difference that is compared without an error of the server, "
+            f"of SQLite or of the machine\nUntouched: the SQLite database {source}, which was only read\n"
+            "Next: put right what the first line says, and run again; what is there already is not copied once more",
             findings=[],
         )
     module.exit_json(**{**result, "seconds": round(time.monotonic() - began, 3)})

@@ -123,13 +123,13 @@ def main() -> None:
         changed, made = hold(
             Path(options["source"]), Path(options["database"]), folder, options["wal_limit"], options["seconds"]
         )
-    except OSError as error:
-        module.fail_json(
-            msg=f"Found: {folder} cannot be used: {error}. Expected: room and the right to write there. "
-            "Untouched: the source, which is only read. Next: mend that, then run the playbook again."
-        )
-    except (EngineError, ValueError, sqlite3.Error) as error:
+    except EngineError as error:
         module.fail_json(msg=str(error))
+    except (OSError, ValueError, sqlite3.Error) as error:
+        module.fail_json(
+            msg=f"Found: {error}\nExpected: room and the right to write in {folder}\n"
+            "Untouched: the SQLite database, which was only read\nNext: mend that, then run the playbook again"
+        )
     module.exit_json(changed=changed, **told(made))
 
 

@@ -137,6 +137,7 @@ seconds:
 
 import sqlite3
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def main() -> None:
                     only=keys_of(options["only"]),
                     sequences=options["sequences"],
                 ).as_dict()
-    except (sqlite3.Error, psycopg2.Error, ImportError) as error:
+    except (sqlite3.Error, psycopg2.Error, ImportError, OSError, BrokenProcessPool) as error:
         module.fail_json(
             msg=f"Found: {str(error).strip()}\nExpected: a readable source ({options['source']}), and a target that "
             "answers and holds Pensieve's tables\nUntouched: both databases, which were only read\n"

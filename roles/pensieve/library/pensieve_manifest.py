@@ -127,9 +127,11 @@ def main() -> None:
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write(place, text, 0o600, os.geteuid(), os.getegid())
         except OSError as error:
+            there = file.is_file() and file.read_bytes() == text
+            untouched = "all but the manifest, which has the new content" if there else "the manifest of before"
             module.fail_json(
                 msg=f"Found: {file} cannot be written: {error}. Expected: room and the right to write there. "
-                "Untouched: the manifest of before. Next: mend that, then run the playbook again."
+                f"Untouched: {untouched}. Next: mend that, then run the playbook again."
             )
     module.exit_json(changed=bool(changed), manifest=content, problems=[])
 

@@ -71,6 +71,14 @@ def write(path: Path, content: bytes) -> None:
     write_like(path, content, path)
 
 
+def content_of(path: Path) -> bytes | None:
+    """Bytes of a file, None when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def replace(
     path: Path, key: str, value: str, entries: list[dict[str, Any]], check_mode: bool
 ) -> tuple[str, str, str | None]:
@@ -106,12 +114,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     path, key, value = Path(module.params["path"]), module.params["key"], module.params["value"]
+    found = content_of(path)
     try:
         before, after, previous = replace(path, key, value, module.params["entries"], module.check_mode)
     except (OSError, ValueError) as error:
+        untouched = path if content_of(path) == found else f"all but {path.name}, which has the new value already"
         module.fail_json(
             msg=f"Found: {path}: {told(error) if isinstance(error, UnicodeDecodeError) else error}. "
-            f"Expected: a YAML mapping whose {key} can be replaced. Untouched: {path}. "
+            f"Expected: a YAML mapping whose {key} can be replaced. Untouched: {untouched}. "
             f"Next: write {key} on a line of its own (or mend what stands above), then run the playbook again."
         )
     shown = {"before": masked(before), "after": masked(after)}

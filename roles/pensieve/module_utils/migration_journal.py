@@ -132,13 +132,17 @@ def append(state_dir: Path, record: Mapping[str, Any]) -> None:
         # What a crash has torn ends here, so that it does not tear this one too.
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         content = (b"\n" if torn else b"") + line.encode() + b"\n"
-        if os.write(descriptor, content) != len(content):
-            raise OSError(f"no room for a record in {file}")
-        os.fsync(descriptor)
+        try:
+            if os.write(descriptor, content) != len(content):
+                raise OSError(f"no room for a record in {file}")
+            os.fsync(descriptor)
+            if fresh:
+                flush_folder(state_dir)
+        except OSError:
+            os.ftruncate(descriptor, size)  # or it would be read, and might not be there after a power cut
+            raise
     finally:
         os.close(descriptor)
-    if fresh:
-        flush_folder(state_dir)
 
 
 def flush_folder(folder: Path) -> None:

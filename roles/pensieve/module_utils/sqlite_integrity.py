@@ -14,6 +14,13 @@ def held(error: sqlite3.Error) -> bool:
     return "locked" in str(error)
 
 
+def hindered(error: sqlite3.Error) -> bool:
+    """Whether the machine does not let the database be read: a full disk, an error of it, a right. That tells nothing
+    of what the database holds.
+    """
+    return any(words in str(error) for words in ("disk is full", "disk I/O error", "unable to open database file"))
+
+
 def damage(connection: sqlite3.Connection, check: str = "integrity_check", limit: int = 10) -> list[str]:
     """What a check complains about, at most `limit` lines; empty when the database is intact.
 
