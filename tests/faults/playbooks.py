@@ -18,6 +18,7 @@ Each cell is a line of JSON in --results. Exit code 1 if anything was wrong.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -57,13 +58,21 @@ def _cycle(count: int, seed: int) -> list[str]:
     return cycle(_bench[0], count, seed)
 
 
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    """What git says."""
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+
+
 def version() -> str:
     """The commit that is tested, and whether anything else is."""
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-    tested = ["roles", "playbooks", "ansible.cfg"]
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *tested], check=False).returncode
-    return commit.stdout.strip() + ("+" if changed else "")
+    changed = git("diff", "--quiet", "HEAD", "--", "roles", "playbooks", "ansible.cfg").returncode
+    return git("rev-parse", "--short=12", "HEAD").stdout.strip() + ("+" if changed else "")
+
+
+def content() -> str:
+    """What decides which tasks there are: the same for commits that change none of it."""
+    trees = git("rev-parse", "HEAD:roles", "HEAD:playbooks").stdout
+    return hashlib.sha256(trees.encode()).hexdigest()[:12]
 
 
 class Campaign:
@@ -106,8 +115,8 @@ class Campaign:
         return self.pool.submit(call, *arguments)
 
     def tasks(self) -> Tasks:
-        """Tasks of clean runs; measured once for a commit."""
-        kept = self.folder / f"tasks-{self.version}.json"
+        """Tasks of clean runs; measured once for what is tested."""
+        kept = self.folder / f"tasks-{content()}.json"
         if kept.exists() and not self.version.endswith("+"):
             return {start: [tuple(task) for task in found] for start, found in json.loads(kept.read_text()).items()}
         print("→ Clean runs, to know all tasks (some minutes) …", flush=True)
@@ -152,7 +161,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="1")
     parser.add_argument("--cells", type=int, help="how many; 20")
     parser.add_argument("--resume", action="store_true", help="leave out those of this seed that --results has")
-    parser.add_argument("--cell", help="one cell, as a failure prints it")
+    parser.add_argument("--cell", action="append", default=[], help="one cell, as a failure prints it; may come again")
     parser.add_argument("--cycles", type=int, help="so many times there and back")
     parser.add_argument("--document", type=Path, help="write the table of --results into this page")
     parser.add_argument("--clean", action="store_true", help="only remove what is left of a campaign in --folder")
@@ -164,7 +173,7 @@ def main() -> int:
     venv = os.environ.get("PENSIEVE_VENV")
     if not venv:
         parser.error("PENSIEVE_VENV does not name a virtual environment with Pensieve; scripts/test makes one")
-    if arguments.cell or arguments.cycles:
+    if len(arguments.cell) == 1 or arguments.cycles:
         arguments.workers = 1
     campaign = Campaign(arguments, Path(venv))
     if arguments.clean:
@@ -181,7 +190,7 @@ def main() -> int:
                 print(f"{arguments.cycles} cycles: {'; '.join(wrong) or 'everything as it must be'}", flush=True)
             if arguments.cells or arguments.cell:
                 print(f"seed {arguments.seed}, commit {campaign.version}", flush=True)
-                wanted = [Cell(**json.loads(arguments.cell))] if arguments.cell else []
+                wanted = [Cell(**json.loads(cell)) for cell in arguments.cell]
                 if arguments.cells:
                     done = {each["number"] for each in tables.read(campaign.results) if each["seed"] == arguments.seed}
                     wanted = list(islice(cells(arguments.seed, campaign.tasks()), arguments.cells))

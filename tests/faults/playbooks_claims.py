@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import yaml
+
 from .playbooks_world import POSTGRESQL, SQLITE, Rows, View
 
 
@@ -81,6 +83,15 @@ def _everything(seen: Seen) -> str:
     return _both(seen) or _settings(seen) or manifest
 
 
+def _names(backend: str) -> Check:
+    def check(seen: Seen) -> str:
+        value = str(yaml.safe_load(seen.after.config)["database_path"])
+        there = POSTGRESQL if value.startswith("postgresql:") else SQLITE
+        return "" if there == backend else f"names {value}"
+
+    return check
+
+
 def _true(seen: Seen) -> str:
     """The ledger, or nobody at all, can tell."""
     return ""
@@ -93,12 +104,13 @@ def _mine(seen: Seen) -> str:
 
 CLAIMS: list[tuple[str, Check]] = [
     # the whole
-    (r"everything|nothing was (changed|stopped)", _everything),
+    (r"everything|nothing was (changed|stopped)|this run has changed nothing", _everything),
     (r"this playbook only reads|no container was made|only Docker was installed|every other database", _true),
     # databases
-    (r"the SQLite database|SQLite|the database, which was only read|both files", _sqlite),
+    (r"(the )?(SQLite|(SQLite )?database)( \S+)?(, which was only read)?|both files", _sqlite),
     (r"the source( was only read)?|SQLite,? (is )?as before( this run)?", _sqlite),
-    (r"PostgreSQL|all of the target|the data in the volume \S+", _postgresql),
+    (r"PostgreSQL|all of the target|the data in the volume \S+|the rows of Pensieve in PostgreSQL", _postgresql),
+    (r"(every row of )?both databases", _both),
     (
         r"both databases(, which were only read)?|PostgreSQL, which are as before this run|nothing was carried back",
         _both,
@@ -109,9 +121,15 @@ CLAIMS: list[tuple[str, Check]] = [
         _true,
     ),
     # settings
+    (r"database_path names SQLite", _names(SQLITE)),
+    (r"database_path names PostgreSQL", _names(POSTGRESQL)),
     (r"every setting|(the )?settings|every settings file|\S+/config\.yaml", _settings),
     (r"with its settings as before", _settings_of_sqlite),
     # Pensieve
+    (r"Pensieve answers on SQLite", _on(SQLITE)),
+    (r"Pensieve answers on PostgreSQL", _on(POSTGRESQL)),
+    (r"Pensieve does not run|Pensieve's server runs, but \S+ is not 200", _on(None)),
+    (r"Pensieve may have recorded on PostgreSQL", _true),
     (r"Pensieve was not stopped", _same_process),
     (r"((it|Pensieve) )?runs on SQLite as before|Pensieve is back on it|Pensieve is on SQLite again", _on(SQLITE)),
     (r"Pensieve( runs| is)? on PostgreSQL( again| as before)?|Pensieve was started on PostgreSQL", _on(POSTGRESQL)),
@@ -141,6 +159,7 @@ def claims(message: str) -> list[tuple[str, bool]]:
     found: list[tuple[str, bool]] = []
     texts = re.findall(r"Untouched: (.*?)(?= Next: |$)", flat)
     for number, text in enumerate(texts, 1):
+        text = re.sub(r"[^;.]* by this step, which has done nothing", "", text)
         single = re.split(SEAMS, re.sub(r" \([^)]*\)", "", text))
         found += [(claim.strip(" ."), number == len(texts)) for claim in single if claim.strip(" .")]
     if again := re.match(r"Found: (Pensieve is on SQLite again), (healthy)", flat):
