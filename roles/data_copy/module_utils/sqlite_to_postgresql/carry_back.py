@@ -230,6 +230,7 @@ class _Carry:
         self._whole: frozenset[str] = frozenset()
         self._kept_rows = target.kept_rows(plan)
         self._inserted: dict[str, list[Key]] = {}
+        self._inserts: dict[str, str] = {}
         self.superseded: set[int] = set()
         self.result = CarryResult()
 
@@ -241,10 +242,12 @@ class _Carry:
             for name, table in self._plan.tables.items()
         }
         self.result.whole = sorted(set(whole) & set(work))
+        unnoted: set[Key] = set()
         if FULL_TEXT in work and FULL_TEXT not in whole:
-            work[FULL_TEXT] = sorted({*work[FULL_TEXT], *self._touched_entities(work)})
+            unnoted = self._touched_entities(work) - set(work[FULL_TEXT])
+            work[FULL_TEXT] = sorted({*work[FULL_TEXT], *unnoted})
         if self._merge is not None:
-            self._merge.decide({name: keys for name, keys in work.items() if keys})
+            self._merge.decide({name: keys for name, keys in work.items() if keys}, unnoted)
         if self.result.whole or any(work.values()):
             self._mark.begin()
         for name, keys in work.items():
@@ -318,7 +321,7 @@ class _Carry:
 
     def _rows(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
         for some in chunks(keys):
-            theirs = self._target.rows(table, some)
+            theirs = self._target.present(table, some)
             for key in some:
                 if key not in theirs:
                     self._gone(table, key, counts)
@@ -438,11 +441,11 @@ class _Carry:
 
     def _insert(self, table: TablePlan, values: Row) -> Row:
         """Insert a row, and read it back."""
-        columns = ", ".join(map(quoted, table.columns))
-        marks = ", ".join("?" * len(table.columns))
+        if table.name not in self._inserts:
+            columns, marks = ", ".join(map(quoted, table.columns)), ", ".join("?" * len(table.columns))
+            self._inserts[table.name] = f"INSERT INTO {quoted(table.name)} ({columns}) VALUES ({marks})"
         self._database.execute(
-            f"INSERT INTO {quoted(table.name)} ({columns}) VALUES ({marks})",
-            [self._form(table, place, value) for place, value in enumerate(values)],
+            self._inserts[table.name], [self._form(table, place, value) for place, value in enumerate(values)]
         )
         names = key_columns(table)
         key = tuple(values[table.columns.index(name)] for name in names)
