@@ -105,6 +105,8 @@ def _digest(cells: Row | None) -> bytes | None:
 
 
 def _text(key: Key) -> str:
+    if len(key) == 1 and type(key[0]) is int:
+        return f"[{key[0]}]"
     return _ENCODER.encode(key)
 
 
