@@ -20,7 +20,7 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ from .carry_merge import Merge, bag
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
 from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
-from .census import Watcher
 from .convert import Codec, Problem, quarantine_form
-from .model import EngineError
+from .model import EngineError, Progress
 from .plan import FULL_TEXT, Plan, TablePlan, make_plan
 from .progress import RowCount
 from .source import Source, fingerprint, quoted
@@ -114,7 +113,7 @@ def carry_back(
     base: Path | None = None,
     whole: bool = False,
     only_upgraded: bool = False,
-    progress: Watcher | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> CarryResult:
     """Carry back into ``source``, to which nothing else may be writing.
 
