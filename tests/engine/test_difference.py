@@ -487,14 +487,18 @@ from pathlib import Path
 from sqlite_to_postgresql import difference, ledger
 
 moment, source, folder, dsn = sys.argv[1:]
-die = lambda *_: os.kill(os.getpid(), 9)
-if moment == "in the transaction":
+die = lambda *_, **__: os.kill(os.getpid(), 9)
+if moment == "before the transaction":
+    difference._Evaluation.apply = die
+elif moment == "in the transaction":
     ledger.bring_up = die
-difference.difference(Path(source), Path(folder), dsn, progress=lambda told: told.item == moment and die())
+else:
+    difference.Difference = die
+difference.difference(Path(source), Path(folder), dsn)
 """
 
 
-@pytest.mark.parametrize("moment", ["changes", "in the transaction", "apply"])
+@pytest.mark.parametrize("moment", ["before the transaction", "in the transaction", "after the commit"])
 def test_after_a_kill_the_next_copy_goes_on(
     moment: str, prepared: Prepared, pensieve: Pensieve, prove: Prove, tokenizer: Tokenizer
 ) -> None:

@@ -31,6 +31,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -335,6 +336,7 @@ def main() -> int:
     parser.add_argument("--document", type=Path, help="write the table into this file, between its marks")
     parser.add_argument("--lanes", type=int, default=len(os.sched_getaffinity(0)), help="points at a time")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does: the server ends, too
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as root, campaign(Path(root).resolve(), arguments.lanes) as made:
         chosen = arguments.operation or made.operations

@@ -315,6 +315,22 @@ def test_postgresql_goes_on_with_a_renumbered_row(run: Run, carrier: Carrier, ap
     assert carried["mapped"] > 10
 
 
+def test_without_a_copy_of_the_cutover_the_mark_is_enough(run: Run, carrier: Carrier) -> None:
+    """The state directory is lost. What SQLite gives an id to, that PostgreSQL's log names, is SQLite's."""
+    add(run, NEW)
+    carrier.cut(run, POINTS[1])
+    ((entry, entity),) = run.lite("SELECT max(id), min(entity_id) FROM metadata_entries")
+    carrier.write(
+        run,
+        ["UPDATE entities_fts SET metadata = 'mine' WHERE id = ?", [entity]],
+        ["UPDATE metadata_entries SET entity_id = ?, value = 'mine' WHERE id = ?", [entity, entry]],
+    )
+    carried = carrier.carry(run)
+    assert not carried["changed"]
+    assert not carried["conflicts"]
+    assert run.lite("SELECT c3 FROM entities_fts_content WHERE c0 = ?", entity) == [(b"mine",)]
+
+
 def test_a_joined_row_that_sqlite_deletes_is_not_revived(run: Run, carrier: Carrier, base: str) -> None:
     ((tag,),) = run.lite("SELECT max(id) FROM tags")
     run.sql(f"INSERT INTO tags (id, name) VALUES ({tag + 2}, 'both')")

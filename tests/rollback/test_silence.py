@@ -8,6 +8,7 @@ import time
 
 import pytest
 from engine.silence import SAID, SOON, paused, seconds_until_it_ends
+from sqlite_to_postgresql import carry_mark
 
 from rollback.test_carry_back import content, require_equal
 from rollback.world import Run
@@ -65,3 +66,14 @@ def test_while_sqlite_is_written_to(run: Run) -> None:
     require_told(run, said)
     assert content(run) == before
     require_carried(run)
+
+
+def test_while_the_mark_is_taken_away(run: Run) -> None:
+    run.sql("UPDATE entities SET size = size + 1")
+    run.engine("carry-back")
+    _, first = seconds_until_it_ends(
+        run.world.server, run.dsn, "data_copy.change", lambda: carry_mark.settle(run.source, run.dsn)
+    )
+    assert isinstance(first, carry_mark.Settled), first
+    assert (first.settled, first.reason.endswith(SAID)) == (False, True), first
+    assert carry_mark.settle(run.source, run.dsn).settled

@@ -103,21 +103,26 @@ class Run:
     def engine(self, action: str, *options: str, check: bool = True) -> Any:
         """Run an action of the engine in Pensieve's interpreter."""
         process = self.begin(action, *options)
-        said, errors = process.communicate()
+        errors, said = process.communicate()[1], self._result.read_text()
         if check and process.returncode:
             raise AssertionError(f"{action}: {process.returncode}\n{said}\n{errors}")
         return json.loads(said) if said.strip() else {"failed": errors, "rc": process.returncode}
 
     def begin(self, action: str, *options: str) -> subprocess.Popen[str]:
-        """Begin an action; what it tells meanwhile is its stderr."""
+        """Begin an action; what it tells meanwhile is its stderr. Its result goes to a file: nobody need read it."""
         command = [self.world.python, "-m", "sqlite_to_postgresql", action, "--source", str(self.source)]
-        return subprocess.Popen(
-            [*command, "--target", self.dsn, *options],
-            env={**self.world.environment(), "PYTHONPATH": str(ENGINE), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self._result.open("w") as result:
+            return subprocess.Popen(
+                [*command, "--target", self.dsn, *options],
+                env={**self.world.environment(), "PYTHONPATH": str(ENGINE), "PYTHONDONTWRITEBYTECODE": "1"},
+                stdout=result,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+    @property
+    def _result(self) -> Path:
+        return self.source.with_name("result.json")
 
     @contextmanager
     def serving(self, database: str = "") -> Iterator[Callable[..., Answer]]:

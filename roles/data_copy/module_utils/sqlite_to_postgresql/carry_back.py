@@ -20,7 +20,7 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ from .carry_merge import Merge, bag
 from .carry_sides import Database, Key, Row, Target, chunks, key_columns, require_same_shape
 from .carry_values import stands_for, written
 from .carry_words import WordsBack, squeezed
-from .census import Watcher
 from .convert import Codec, Problem, quarantine_form
-from .model import EngineError
+from .model import EngineError, Progress
 from .plan import FULL_TEXT, Plan, TablePlan, make_plan
 from .progress import RowCount
 from .source import Source, fingerprint, quoted
@@ -114,7 +113,7 @@ def carry_back(
     base: Path | None = None,
     whole: bool = False,
     only_upgraded: bool = False,
-    progress: Watcher | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> CarryResult:
     """Carry back into ``source``, to which nothing else may be writing.
 
@@ -129,10 +128,8 @@ def carry_back(
             told = RowCount(progress, "carry back")
             result = _carry_back(source, target_dsn, package, base, whole, only_upgraded, name, told)
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
-        untouched, next_step = _left_by(source, name)
-        raise EngineError(
-            str(error).strip().splitlines()[0], "two databases that answer, and room on the disk", untouched, next_step
-        ) from error
+        found = (str(error).strip() or repr(error)).splitlines()[0]
+        raise EngineError(found, "two databases that answer, and room on the disk", *_left_by(source, name)) from error
     result.seconds = time.monotonic() - started
     return result
 
@@ -143,12 +140,12 @@ def _left_by(source: Path, name: str) -> tuple[str, str]:
         mark = carry_mark.read_head(source)
     except sqlite3.Error as error:
         return (
-            f"every row of PostgreSQL. Whether SQLite holds them already cannot be told now ({error})",
-            "remove the cause and run again; it is told then, and nothing is carried twice",
+            f"every row of PostgreSQL. Whether SQLite holds what was carried cannot be told now ({error})",
+            "remove the cause and run again; nothing is carried twice",
         )
     if mark is not None and mark.carry == name:
         return (
-            "every row of PostgreSQL. SQLite holds them already; PostgreSQL was not told so",
+            "every row of PostgreSQL. SQLite holds what was carried already; PostgreSQL may not have been told",
             "remove the cause and run again; it goes on from there, and nothing is carried twice",
         )
     return "every row of SQLite and of PostgreSQL, as before this run", "remove the cause and run again"
@@ -247,6 +244,7 @@ class _Carry:
         self._whole: frozenset[str] = frozenset()
         self._kept_rows = target.kept_rows(plan)
         self._inserted: dict[str, list[Key]] = {}
+        self._inserts: dict[str, str] = {}
         self.superseded: set[int] = set()
         self.result = CarryResult()
 
@@ -258,12 +256,14 @@ class _Carry:
             for name, table in self._plan.tables.items()
         }
         self.result.whole = sorted(set(whole) & set(work))
+        unnoted: set[Key] = set()
         if FULL_TEXT in work and FULL_TEXT not in whole:
-            work[FULL_TEXT] = sorted({*work[FULL_TEXT], *self._touched_entities(work)})
+            unnoted = self._touched_entities(work) - set(work[FULL_TEXT])
+            work[FULL_TEXT] = sorted({*work[FULL_TEXT], *unnoted})
         self._told.total = sum(len(keys) for keys in work.values())
         if self._merge is not None:
             self._told("comparing what both sides have written")
-            self._merge.decide({name: keys for name, keys in work.items() if keys})
+            self._merge.decide({name: keys for name, keys in work.items() if keys}, unnoted)
         if self.result.whole or any(work.values()):
             self._mark.begin()
         for name, keys in work.items():
@@ -344,7 +344,7 @@ class _Carry:
 
     def _rows(self, table: TablePlan, keys: list[Key], counts: Carried) -> None:
         for some in chunks(keys):
-            theirs = self._target.rows(table, some)
+            theirs = self._target.present(table, some)
             for key in some:
                 if key not in theirs:
                     self._gone(table, key, counts)
@@ -464,11 +464,11 @@ class _Carry:
 
     def _insert(self, table: TablePlan, values: Row) -> Row:
         """Insert a row, and read it back."""
-        columns = ", ".join(map(quoted, table.columns))
-        marks = ", ".join("?" * len(table.columns))
+        if table.name not in self._inserts:
+            columns, marks = ", ".join(map(quoted, table.columns)), ", ".join("?" * len(table.columns))
+            self._inserts[table.name] = f"INSERT INTO {quoted(table.name)} ({columns}) VALUES ({marks})"
         self._database.execute(
-            f"INSERT INTO {quoted(table.name)} ({columns}) VALUES ({marks})",
-            [self._form(table, place, value) for place, value in enumerate(values)],
+            self._inserts[table.name], [self._form(table, place, value) for place, value in enumerate(values)]
         )
         names = key_columns(table)
         key = tuple(values[table.columns.index(name)] for name in names)

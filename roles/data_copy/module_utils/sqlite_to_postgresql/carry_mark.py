@@ -31,6 +31,7 @@ from . import change_log
 from .convert import storage_class
 from .model import CARRIED, EngineError
 from .target import BOOKKEEPING, Connection, connect, query, run, transaction
+from .watch import watched
 
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
@@ -105,6 +106,8 @@ def _digest(cells: Row | None) -> bytes | None:
 
 
 def _text(key: Key) -> str:
+    if len(key) == 1 and type(key[0]) is int:
+        return f"[{key[0]}]"
     return _ENCODER.encode(key)
 
 
@@ -280,7 +283,7 @@ def settle(source: Path, target_dsn: str, *, check: bool = False) -> Settled:
             mark = head(database)
             if mark is None:
                 return Settled(False, True)
-            with closing(connect(target_dsn)) as connection:
+            with watched(), closing(connect(target_dsn)) as connection:
                 log = log_of(connection)
                 if log is not None and log.log == mark.log:
                     if log.carry != mark.carry:

@@ -57,6 +57,7 @@ class Merge:
         self._settled: dict[str, set[Key]] = {}  # keys whose row is the same on both sides already
         self._given: dict[str, int] = {}  # highest id of each table
         self._work: dict[str, list[Key]] = {}
+        self._unnoted: set[Key] = set()
         self._standing: dict[tuple[str, int], bool] = {}
         self._words = WordsBack()
         self.conflicts: list[dict[str, Any]] = []
@@ -76,9 +77,9 @@ class Merge:
 
     # What goes where
 
-    def decide(self, work: dict[str, list[Key]]) -> None:
-        """Compare what both sides have of all touched keys."""
-        self._work = work
+    def decide(self, work: dict[str, list[Key]], unnoted: set[Key]) -> None:
+        """Compare what both sides have of all touched keys. ``unnoted``: entries of full text that no log names."""
+        self._work, self._unnoted = work, unnoted
         ordinary = [name for name in work if self._plan.tables[name].table is not None]
         for name in (*ordinary, *(name for name in work if name not in ordinary)):
             table = self._plan.tables[name]
@@ -389,6 +390,8 @@ class Merge:
             changed = kept = False
         elif entity != key:
             changed = kept = ours is not None
+        elif self._base is None and table.is_full_text and key in self._unnoted:
+            changed = kept = True  # PostgreSQL has not written it
         else:
             before = self._entry(self._required_base(f"the entry {key[0]} of {table.name}"), table, key[0])
             changed = kept = ours != before

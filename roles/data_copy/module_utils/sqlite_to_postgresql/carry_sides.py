@@ -46,20 +46,30 @@ class Target:
 
     def rows(self, table: TablePlan, keys: Sequence[Key]) -> dict[Key, Row]:
         """Give rows by key, every value as its codec's ``cell`` would give it."""
-        codecs = dict(zip(table.columns, table.codecs))
-        wanted = ", ".join(selected(name, codecs[name]) for name in table.columns)
-        names = key_columns(table)
-        places = [table.columns.index(name) for name in names]
-        same = " AND ".join(
-            f"t.{quoted(name)} = (w.key ->> {at})::{table.target.columns[name].type}" for at, name in enumerate(names)
-        )
-        sql = f"SELECT {wanted} FROM unnest(%s::jsonb[]) AS w(key) JOIN public.{quoted(table.name)} t ON {same}"
+        sql = self._by_key(table, ", ".join(map(selected, table.columns, table.codecs)))
+        places = [table.columns.index(name) for name in key_columns(table)]
         found: dict[Key, Row] = {}
         for some in chunks(keys):
             for row in query(self.connection, sql, ([json.dumps(list(key)) for key in some],)):
                 values = tuple(map(held, table.codecs, row))
                 found[tuple(values[place] for place in places)] = values
         return found
+
+    def present(self, table: TablePlan, keys: Sequence[Key]) -> set[Key]:
+        """Give those of some keys whose row is there."""
+        codecs = dict(zip(table.columns, table.codecs))
+        names = key_columns(table)
+        sql = self._by_key(table, ", ".join(selected(name, codecs[name]) for name in names))
+        found = query(self.connection, sql, ([json.dumps(list(key)) for key in keys],))
+        return {tuple(held(codecs[name], part) for name, part in zip(names, row)) for row in found}
+
+    @staticmethod
+    def _by_key(table: TablePlan, wanted: str) -> str:
+        same = " AND ".join(
+            f"t.{quoted(name)} = (w.key ->> {at})::{table.target.columns[name].type}"
+            for at, name in enumerate(key_columns(table))
+        )
+        return f"SELECT {wanted} FROM unnest(%s::jsonb[]) AS w(key) JOIN public.{quoted(table.name)} t ON {same}"
 
     def all_rows(self, table: TablePlan) -> list[Row]:
         """Give all rows of a table that has no key."""
@@ -178,6 +188,7 @@ class Database:
     def __init__(self, path: Path, package: Path, read_only: bool = False) -> None:
         self.path = path
         self._columns: dict[str, frozenset[str]] = {}
+        self._selects: dict[str, str] = {}
         mode = "ro" if read_only else "rw"
         try:
             self.connection = sqlite3.connect(
@@ -204,14 +215,14 @@ class Database:
 
     def row(self, table: TablePlan, key: Key) -> Row | None:
         """Read one row, every cell as it is stored; NULL where an older schema has no such column."""
-        known = self.columns(table.name)
-        if not known:
-            return None
-        names = key_columns(table)
-        where = " AND ".join(f"{quoted(name)} = ?" for name in names)
-        columns = ", ".join(quoted(name) if name in known else "NULL" for name in table.columns)
-        found = self.execute(f"SELECT {columns} FROM {quoted(table.name)} WHERE {where}", key).fetchone()
-        return tuple(found) if found is not None else None
+        if table.name not in self._selects:
+            known = self.columns(table.name)
+            where = " AND ".join(f"{quoted(name)} = ?" for name in key_columns(table))
+            columns = ", ".join(quoted(name) if name in known else "NULL" for name in table.columns)
+            self._selects[table.name] = f"SELECT {columns} FROM {quoted(table.name)} WHERE {where}" if known else ""
+        sql = self._selects[table.name]
+        found: Row | None = self.execute(sql, key).fetchone() if sql else None
+        return found
 
     def columns(self, table: str) -> frozenset[str]:
         """Names of the columns of a table, none if there is no such table. In SQL an unknown name would be a text."""

@@ -60,7 +60,7 @@ def copy(
         raise EngineError(
             str(error).strip().splitlines()[0],
             "a copy without an error of the server, of SQLite or of the machine",
-            "the source was only read; the tables of the target are as they were",
+            "the source was only read; the tables of the target hold what they did, or all of this copy",
             "remove the cause (full disk, server gone, source damaged) and run again: it goes on from the ledger",
         ) from error
 
