@@ -26,6 +26,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
@@ -43,6 +45,14 @@ _bench: list[Bench] = []  # of this worker
 def _begin(folder: Path, ports: Any, venv: Path) -> None:
     """A worker begins. Who is interrupted by a person is the campaign, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    campaign = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == campaign:
+            time.sleep(1)
+        os._exit(1)  # It was killed; --clean, or the next one, removes what is left.
+
+    threading.Thread(target=watch, daemon=True).start()
     _bench.append(Bench(folder, ports.get(), venv))
 
 
