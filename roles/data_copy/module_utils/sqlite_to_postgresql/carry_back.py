@@ -123,10 +123,8 @@ def carry_back(
     try:
         result = _carry_back(source, target_dsn, package, base, whole, only_upgraded, name)
     except (psycopg2.Error, sqlite3.Error, OSError) as error:
-        untouched, next_step = _left_by(source, name)
-        raise EngineError(
-            str(error).strip().splitlines()[0], "two databases that answer, and room on the disk", untouched, next_step
-        ) from error
+        found = (str(error).strip() or repr(error)).splitlines()[0]
+        raise EngineError(found, "two databases that answer, and room on the disk", *_left_by(source, name)) from error
     result.seconds = time.monotonic() - started
     return result
 
@@ -137,12 +135,12 @@ def _left_by(source: Path, name: str) -> tuple[str, str]:
         mark = carry_mark.read_head(source)
     except sqlite3.Error as error:
         return (
-            f"every row of PostgreSQL. Whether SQLite holds them already cannot be told now ({error})",
-            "remove the cause and run again; it is told then, and nothing is carried twice",
+            f"every row of PostgreSQL. Whether SQLite holds what was carried cannot be told now ({error})",
+            "remove the cause and run again; nothing is carried twice",
         )
     if mark is not None and mark.carry == name:
         return (
-            "every row of PostgreSQL. SQLite holds them already; PostgreSQL was not told so",
+            "every row of PostgreSQL. SQLite holds what was carried already; PostgreSQL may not have been told",
             "remove the cause and run again; it goes on from there, and nothing is carried twice",
         )
     return "every row of SQLite and of PostgreSQL, as before this run", "remove the cause and run again"
