@@ -513,7 +513,7 @@ def test_what_is_said_of_sqlite_is_looked_at(run: Run, carrier: Carrier, base: s
     add(run, NEW)
     failed = carrier.cut(run, POINTS[4], base=base)["failed"]
     assert holds(run, NEW) == all_of(1)
-    assert "Untouched: every row of PostgreSQL. SQLite holds them already" in failed
+    assert "Untouched: every row of PostgreSQL. SQLite holds what was carried already" in failed
     assert "run again; it goes on from there" in failed
 
 

@@ -59,6 +59,8 @@ class Merge:
         self._work: dict[str, list[Key]] = {}
         self._unnoted: set[Key] = set()
         self._standing: dict[tuple[str, int], bool] = {}
+        self._parents: dict[str, dict[int, str]] = {}
+        self._order = {name: place for place, name in enumerate(plan.tables)}
         self._words = WordsBack()
         self.conflicts: list[dict[str, Any]] = []
         self.needed = False
@@ -268,11 +270,22 @@ class Merge:
     def _mapped(self, table: TablePlan, values: Row) -> Row:
         """A row of PostgreSQL with the ids that its parents have in SQLite."""
         row = list(values)
-        for column, parent in _parents(table).items():
-            place = table.columns.index(column)
+        for place, parent in self._parents_of(table).items():
             if row[place] is not None:
                 row[place] = self._moved.get(parent, {}).get((row[place],), (row[place],))[0]
         return tuple(row)
+
+    def _parents_of(self, table: TablePlan) -> dict[int, str]:
+        """Places of the columns that refer to a row of another table by its key, and that table."""
+        if table.name not in self._parents:
+            columns = _INDEX_REFERENCES if table.is_vectors else {}
+            for foreign in table.target.foreign_keys():
+                parent = self._plan.tables.get(str(foreign.parent))
+                if parent is not None and len(foreign.columns) == 1 and foreign.parent_columns == key_columns(parent):
+                    columns = {**columns, foreign.columns[0]: parent.name}
+            there = {table.columns.index(name): parent for name, parent in columns.items() if name in table.columns}
+            self._parents[table.name] = there
+        return self._parents[table.name]
 
     def _mapped_key(self, table: TablePlan, key: Key, values: Row | None) -> Key:
         """Key that a row of PostgreSQL has in SQLite by those of its parents."""
@@ -291,9 +304,9 @@ class Merge:
     def _is_orphan(self, table: TablePlan, values: Row) -> bool:
         """Whether SQLite has no row any more to which a row of PostgreSQL refers."""
         return not all(
-            self._stands(parent, values[table.columns.index(column)])
-            for column, parent in _parents(table).items()
-            if values[table.columns.index(column)] is not None
+            self._stands(parent, values[place])
+            for place, parent in self._parents_of(table).items()
+            if values[place] is not None and self._order[parent] < self._order[table.name]
         )
 
     def _stands(self, parent: str, number: int) -> bool:
@@ -436,16 +449,6 @@ def _natural(table: TablePlan) -> list[int]:
     """Places of the columns that make two rows the same thing, none where nothing does."""
     names = _NATURAL.get(table.name, ())
     return [table.columns.index(name) for name in names] if set(names) <= set(table.columns) else []
-
-
-def _parents(table: TablePlan) -> dict[str, str]:
-    """Columns that refer to a row of another table, by its id."""
-    if table.is_vectors:
-        parents = _INDEX_REFERENCES
-    else:
-        keys = (foreign for foreign in table.target.foreign_keys() if len(foreign.columns) == 1)
-        parents = {foreign.columns[0]: str(foreign.parent) for foreign in keys}
-    return {column: parent for column, parent in parents.items() if column in table.columns}
 
 
 def _reason(ours: Row | None, theirs: Row | None) -> str:
