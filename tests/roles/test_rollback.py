@@ -271,14 +271,16 @@ def kill_at(site: Site, name: str, task: str, earlier: tuple[str, Callable[[], N
     """
     process = begin(site, name)
     assert process.stdout is not None
+    said = []
     for line in process.stdout:
+        said.append(line)
         if task in line:
             break
         if earlier is not None and earlier[0] in line:
             earlier[1]()
             earlier = None
     else:
-        raise AssertionError(f"{name} ended before {task}")
+        raise AssertionError(f"{name} ended before {task}:\n{''.join(said[-60:])}")
     assert earlier is None, f"{name} came to {task} without {earlier}"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
