@@ -277,6 +277,7 @@ def difference(path: Path, now: bytes | None, then: bytes | None) -> str:
 def replace(module: AnsibleModule, work: list[Work]) -> None:
     """Give files their content back. All are written beside their places first, since a disk may be full."""
     made: list[tuple[Path, Path]] = []
+    path = work[0].path if work else Path()
     try:
         for path, now, wanted, aside in work:
             if aside is not None and now is not None:
@@ -294,7 +295,7 @@ def replace(module: AnsibleModule, work: list[Work]) -> None:
         left = [str(one.path) for one in work if content_of(one.path) == one.now]
         untouched = "every settings file" if len(left) == len(work) else ", ".join(left) or "no file that was to change"
         module.fail_json(
-            msg=f"Found: the settings cannot be restored: {error}. Expected: room and the right to write there. "
+            msg=f"Found: the settings cannot be restored: {path}: {error}. Expected: room and the right to write there. "
             f"Untouched: {untouched}. Next: free some space on its disk (or mend what stands above), then run the "
             "playbook again; it restores what is left."
         )
