@@ -295,9 +295,9 @@ def replace(module: AnsibleModule, work: list[Work]) -> None:
         left = [str(one.path) for one in work if content_of(one.path) == one.now]
         untouched = "every settings file" if len(left) == len(work) else ", ".join(left) or "no file that was to change"
         module.fail_json(
-            msg=f"Found: the settings cannot be restored: {path}: {error}. Expected: room and the right to write there. "
-            f"Untouched: {untouched}. Next: free some space on its disk (or mend what stands above), then run the "
-            "playbook again; it restores what is left."
+            msg=f"Found: the settings cannot be restored: {path}: {error}. Expected: room and the right to write "
+            f"there. Untouched: {untouched}. Next: free some space on its disk (or mend what stands above), then run "
+            "the playbook again; it restores what is left."
         )
     finally:
         for file, _path in made:
