@@ -37,6 +37,9 @@ def service(sample: Installation, environment: Path, alone: bool = False) -> pen
             units=[],
             environment=str(environment),
             alone=alone,
+            journal=str(environment.parent),
+            record={},
+            record_required=True,
             timeout=60,
         )
     )
