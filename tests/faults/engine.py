@@ -36,11 +36,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -82,13 +82,18 @@ KINDS = {
 }
 
 
+#: Calls with which something counts from then on, or is gone.
+DECIDING = ("send Q COMMIT", "rename", "unlink", "fsync", "fdatasync", "ftruncate")
+
+
 @dataclass(frozen=True)
 class Point:
-    """The k-th call of an operation, and what it meets."""
+    """The k-th call of an operation, and what it meets. ``deciding``: what the call does decides something."""
 
     operation: str
     kind: Kind
     wanted: int
+    deciding: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.kind.name.lower()}:{self.wanted}"
@@ -181,11 +186,12 @@ class Campaign:
         found: list[Point] = []
         wrong = []
         for verdict, answer in self._play(counted):
-            for number, _told, kinds in answer["calls"]:
-                found += [Point(verdict.point.operation, Kind(kind), number) for kind in kinds]
+            operation = verdict.point.operation
+            for number, call, kinds in answer["calls"]:
+                found += [Point(operation, Kind(kind), number, call.startswith(DECIDING)) for kind in kinds]
             # When it has just ended, the power can go, too.
-            if Kind.POWER in {point.kind for point in found if point.operation == verdict.point.operation}:
-                found.append(Point(verdict.point.operation, Kind.POWER, answer["count"] + 1))
+            if Kind.POWER in {point.kind for point in found if point.operation == operation}:
+                found.append(Point(operation, Kind.POWER, answer["count"] + 1, True))
             if verdict.wrong or verdict.outcome != "done":
                 wrong.append(verdict)
         order = {name: place for place, name in enumerate(self.operations)}
@@ -283,17 +289,17 @@ def campaign(root: Path, lanes: int = 2) -> Iterator[Campaign]:
 
 
 def sampled(points: Sequence[Point], count: int, seed: int) -> list[Point]:
-    """Some points, of all operations and kinds alike."""
+    """Some points, of all operations and kinds alike; of each, those that decide something as often as the others."""
     chance = random.Random(seed)
-    groups: dict[tuple[str, Kind], list[Point]] = defaultdict(list)
-    for point in points:
-        groups[point.operation, point.kind].append(point)
-    for group in groups.values():
-        chance.shuffle(group)
-    order = list(groups.values())
-    chance.shuffle(order)
-    mixed = [point for turn in itertools.zip_longest(*order) for point in turn if point is not None]
-    return mixed[:count]
+    groups: dict[tuple[str, Kind], dict[bool, list[Point]]] = {}
+    for point in chance.sample(points, len(points)):
+        groups.setdefault((point.operation, point.kind), {True: [], False: []})[point.deciding].append(point)
+    order = [_in_turn(list(group.values())) for group in groups.values()]
+    return _in_turn(order)[:count]
+
+
+def _in_turn(lists: Sequence[list[Point]]) -> list[Point]:
+    return [point for turn in itertools.zip_longest(*lists) for point in turn if point is not None]
 
 
 def told(verdict: Verdict, seed: int) -> str:
