@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import json
 import os
-import pkgutil
 import signal
 import sys
 import time
@@ -20,26 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
-import sqlite_to_postgresql
-
+from faults.engine_operations import BASES, OPERATIONS, release
 from faults.engine_place import Outcome, Place, Refused, World, await_silence, tokenizer
 from faults.engine_shim import VARIABLE, Control, Kind
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 120.0
 _SUBREAPER = 36
-
-# As Ansible finds them; and what modules call ansible.module_utils.sqlite_to_postgresql is the engine, once.
-sys.path[:0] = [str(folder) for folder in (ROOT / "roles").glob("*/library")]
-ansible.module_utils.__path__ += [str(folder) for folder in (ROOT / "roles").glob("*/module_utils")]
-sys.modules["ansible.module_utils.sqlite_to_postgresql"] = sqlite_to_postgresql
-for _found in pkgutil.iter_modules(sqlite_to_postgresql.__path__):
-    if _found.name != "__main__":
-        _engine = importlib.import_module(f"sqlite_to_postgresql.{_found.name}")
-        sys.modules[f"ansible.module_utils.sqlite_to_postgresql.{_found.name}"] = _engine
-
-from faults.engine_operations import BASES, OPERATIONS, release  # noqa: E402
 
 
 def children() -> list[int]:

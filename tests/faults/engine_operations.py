@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -62,7 +63,7 @@ PROMISES = {
 PARTS = re.compile(r"Found: (.+?)\s+Expected: (.+?)\s+Untouched: (.+?)\s+Next: (.+)", re.DOTALL)
 
 
-class Operation:
+class Operation(ABC):
     """One operation. ``base``: what of PostgreSQL each point begins with, a name in BASES; none where it is not asked.
 
     ``kept``: what no fault may change. ``durable``: what is done is on the disk, also when the power goes right then.
@@ -76,27 +77,29 @@ class Operation:
     kinds: tuple[Kind, ...] = EVERY
 
     def prepare(self, place: Place) -> None:
-        """Make what one point begins with."""
+        """Make what one point begins with; nothing, if not said otherwise."""
+        return
 
+    @abstractmethod
     def act(self, place: Place) -> dict[str, Any]:
         """Do it; the fault strikes here. Raises Refused, where a module says that it failed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self, place: Place) -> State:
         """Digests of what an error may say is untouched."""
-        raise NotImplementedError
 
     def meanwhile(self, place: Place) -> None:
-        """What happens before it is run again."""
+        """What happens before it is run again; nothing, if not said otherwise."""
+        return
 
     def again(self, place: Place) -> Iterator[str]:
         """Run it again; what is wrong with that."""
         self.act(place)
         yield from ()
 
+    @abstractmethod
     def proof(self, place: Place) -> Iterator[str]:
         """What is wrong when it is done."""
-        raise NotImplementedError
 
     def after_fault(self, place: Place, before: State, now: State) -> Iterator[str]:
         """What is wrong, besides promises, right after the fault."""
