@@ -12,10 +12,13 @@ import sqlite_to_postgresql
 
 ROOT = Path(__file__).parents[2]
 
-sys.path[:0] = [str(folder) for folder in (ROOT / "roles").glob("*/library")]
-ansible.module_utils.__path__ += [str(folder) for folder in (ROOT / "roles").glob("*/module_utils")]
-sys.modules["ansible.module_utils.sqlite_to_postgresql"] = sqlite_to_postgresql
-for _found in pkgutil.iter_modules(sqlite_to_postgresql.__path__):
-    if _found.name != "__main__":
-        _engine = importlib.import_module(f"sqlite_to_postgresql.{_found.name}")
-        sys.modules[f"ansible.module_utils.sqlite_to_postgresql.{_found.name}"] = _engine
+
+def provide() -> None:
+    """Do it for this process."""
+    sys.path[:0] = [str(folder) for folder in (ROOT / "roles").glob("*/library")]
+    ansible.module_utils.__path__ += [str(folder) for folder in (ROOT / "roles").glob("*/module_utils")]
+    sys.modules["ansible.module_utils.sqlite_to_postgresql"] = sqlite_to_postgresql
+    for found in pkgutil.iter_modules(sqlite_to_postgresql.__path__):
+        if found.name != "__main__":
+            engine = importlib.import_module(f"sqlite_to_postgresql.{found.name}")
+            sys.modules[f"ansible.module_utils.sqlite_to_postgresql.{found.name}"] = engine

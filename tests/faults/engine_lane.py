@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
@@ -18,9 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faults.engine_operations import BASES, OPERATIONS, release
+from faults.engine_imports import provide
 from faults.engine_place import Outcome, Place, Refused, World, await_silence, tokenizer
 from faults.engine_shim import VARIABLE, Control, Kind
+
+provide()
+operations = importlib.import_module("faults.engine_operations")
 
 SECONDS = 120.0
 _SUBREAPER = 36
@@ -90,18 +94,25 @@ class Lane:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what is asked."""
         if request["do"] == "list":
-            operations = {name: operation.base for name, operation in OPERATIONS.items()}
-            return {"operations": operations, "bases": [[name, template] for name, (template, _) in BASES.items()]}
+            bases = {name: operation.base for name, operation in operations.OPERATIONS.items()}
+            return {
+                "operations": bases,
+                "bases": [[name, template] for name, (template, _) in operations.BASES.items()],
+            }
         if request["do"] == "make":
             dsn = self._world.dsn(request["dsn"])
-            forked(lambda: BASES[request["base"]][1](self._world, dsn), self._root / "make.log")
+            forked(lambda: operations.BASES[request["base"]][1](self._world, dsn), self._root / "make.log")
             self._kept |= set(children())
             return {}
         return self._point(request)
 
     def _point(self, request: dict[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
-        operation, kind, wanted = OPERATIONS[request["operation"]], Kind(request["kind"]), int(request["wanted"])
+        operation, kind, wanted = (
+            operations.OPERATIONS[request["operation"]],
+            Kind(request["kind"]),
+            int(request["wanted"]),
+        )
         place = Place(self._world, self._root / "point", self._world.dsn(request["dsn"]))
         place.fresh()
         answer: dict[str, Any] = {"wrong": [], "outcome": "", "message": "", "told": "", "count": 0, "calls": []}
@@ -173,7 +184,7 @@ def main() -> None:
     lane = Lane(world, Path(given["lane"]))
     for line in sys.stdin:
         print(json.dumps(lane.answer(json.loads(line))), file=said, flush=True)
-    release(world)
+    operations.release(world)
 
 
 if __name__ == "__main__":
