@@ -293,7 +293,8 @@ class World:
         return [
             f"{each.table} {each.key} {each.column or ''}: {each.what} ({each.source} | {each.target})"
             for each in found
-            if each.table not in ("tags", "(catalog)") or not late
+            # What was made since moves names of tags, and sequences, on one side alone.
+            if not late or (each.table not in ("tags", "(catalog)") and "sequence" not in each.key)
             if self._owner(each, children) not in allowed | self._gone(since)
         ]
 

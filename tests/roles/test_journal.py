@@ -113,6 +113,7 @@ def test_what_a_dead_operation_left_working_is_ended(state: Path) -> None:
     assert journal.end_left_over(state) == []
     assert ours.wait() != 0
     assert theirs.poll() is None, "another installation's"
-    assert holder.poll() is None, "it holds the snapshot"
+    assert holder.poll() is None, "it holds the snapshot, with which a migration goes on"
+    assert journal.end_left_over(state, snapshot=True) == []
+    assert holder.wait() != 0
     theirs.communicate()
-    holder.communicate()

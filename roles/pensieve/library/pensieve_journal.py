@@ -156,7 +156,8 @@ def main() -> None:
                     raise journal.HeldError(held)
             elif is_own(home) and (home / ".memos" / "config.yaml").exists() or is_own(state_dir):
                 before = journal.claim(state_dir, params["operation"], params["who"])
-                if working := journal.end_left_over(state_dir):
+                # Only a migration goes on with a snapshot; any other would leave its reader to SQLite for hours.
+                if working := journal.end_left_over(state_dir, snapshot=params["operation"] != "migrate.yml"):
                     journal.release(state_dir)
                     module.fail_json(msg=still_working(working))
         elif state == "released" and not module.check_mode:

@@ -216,16 +216,15 @@ def _lineage() -> set[int]:
     return found
 
 
-def left_over(state_dir: Path) -> list[int]:
+def left_over(state_dir: Path, snapshot: bool = False) -> list[int]:
     """Processes of modules that still work for an operation on this directory, whose playbook may be gone.
 
-    Not the one that holds a snapshot of the source, which the next run goes on with.
+    The one that holds a snapshot of the source, which the next migration goes on with, only where it is asked for.
     """
     wanted, spared = f"{MARK}={state_dir}".encode(), _lineage()
-    try:
-        spared.add(int(json.loads((state_dir / "snapshot" / "snapshot.json").read_bytes())["pid"]))
-    except (OSError, ValueError, LookupError, TypeError):
-        spared.add(0)  # there is none
+    if not snapshot:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # there is none
+            spared.add(int(json.loads((state_dir / "snapshot" / "snapshot.json").read_bytes())["pid"]))
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) in spared:
@@ -238,14 +237,14 @@ def left_over(state_dir: Path) -> list[int]:
     return found
 
 
-def end_left_over(state_dir: Path, seconds: float = 10.0) -> list[int]:
+def end_left_over(state_dir: Path, snapshot: bool = False, seconds: float = 10.0) -> list[int]:
     """End what a dead operation has left working; give what does not end. Each of our steps may be cut anywhere.
 
     A package manager is waited for, not ended: it would leave half a package.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + seconds
-        while found := left_over(state_dir):
+        while found := left_over(state_dir, snapshot):
             for pid in found:
                 with contextlib.suppress(OSError):
                     if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith("python"):
@@ -253,7 +252,7 @@ def end_left_over(state_dir: Path, seconds: float = 10.0) -> list[int]:
             if time.monotonic() > end:
                 break
             time.sleep(0.1)
-    return left_over(state_dir)
+    return left_over(state_dir, snapshot)
 
 
 def holder(state_dir: Path) -> Holder | None:
