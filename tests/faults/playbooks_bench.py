@@ -445,4 +445,6 @@ class Story:
         if serve.exists():
             (folder / "serve.log").write_text(serve.read_text(errors="replace")[-50_000:])
         (folder / "manifest.json").write_bytes(self.world.look(rows=False).manifest)
+        for file in self.place.database.parent.glob(f"{self.place.database.name}*"):
+            shutil.copy(file, folder)
         self.outcome.logs = str(folder)

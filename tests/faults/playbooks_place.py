@@ -20,7 +20,7 @@ from sample_installation.installation import Installation, Settings
 
 ROOT = Path(__file__).parents[2]
 MARKER = "PENSIEVE_FAULTS"  # variable that everything that a playbook starts inherits
-MEGABYTES = {"home": 300, "state": 200, "server": 700}
+MEGABYTES = {"home": 300, "state": 400, "server": 700}
 KEPT, FIRST = "kept", "first"  # servers: one that lives on from cell to cell, one that a first migration makes
 EXTERNAL = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
 

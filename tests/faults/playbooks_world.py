@@ -293,10 +293,14 @@ class World:
         return [
             f"{each.table} {each.key} {each.column or ''}: {each.what} ({each.source} | {each.target})"
             for each in found
-            # What was made since moves names of tags, and sequences, on one side alone.
-            if not late or (each.table not in ("tags", "(catalog)") and "sequence" not in each.key)
+            if not late or not self._moves(each)
             if self._owner(each, children) not in allowed | self._gone(since)
         ]
+
+    def _moves(self, difference: Difference) -> bool:
+        """Whether what the writer does on one side moves it, whichever entity it is about."""
+        moving = difference.table in ("tags", "(catalog)") or "sequence" in difference.key
+        return moving or difference.what.startswith("row in quarantine")
 
     def _gone(self, since: float) -> set[int]:
         return {key for key in self.seen if key not in self.writer.known} if since else set()
@@ -336,7 +340,8 @@ class World:
             bits = np.array(json.loads(vector), np.float32).tobytes() if vector else None
             if vectors.get(ids[known.path]) != bits:
                 found.append(f"{Path(known.path).name} has another vector than in PostgreSQL")
-            if entries.get(ids[known.path], 0) != int(entry):
+            # Pensieve adds an entry to SQLite each time that it indexes one anew.
+            if bool(entries.get(ids[known.path], 0)) != bool(entry):
                 found.append(f"{Path(known.path).name} has {entries.get(ids[known.path], 0)} entries of full text")
         return found
 

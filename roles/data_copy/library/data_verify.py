@@ -176,7 +176,7 @@ def told(result: dict[str, Any]) -> str:
         f"Found: {result['difference_count']} differences; the first: {first['table']}{column} ({place}): "
         f"{first['what']}; source {first['source']}, target {first['target']}\n"
         "Expected: the same value in every cell of both databases\n"
-        "Untouched: both databases, which were only read\n"
+        "Untouched: both databases by this comparison, which only reads; what was written before it stands\n"
         "Next: look at 'differences' of this task; if Pensieve has written to one of them since the copy, copy again"
     )
 
@@ -214,7 +214,8 @@ def main() -> None:
     except (sqlite3.Error, psycopg2.Error, ImportError, OSError, BrokenProcessPool) as error:
         module.fail_json(
             msg=f"Found: {str(error).strip()}\nExpected: a readable source ({options['source']}), and a target that "
-            "answers and holds Pensieve's tables\nUntouched: both databases, which were only read\n"
+            "answers and holds Pensieve's tables\n"
+            "Untouched: both databases by this comparison, which only reads; what was written before it stands\n"
             "Next: put right what the first line says, and run again"
         )
     if options["fail_on_difference"] and not result.get("equal", True):

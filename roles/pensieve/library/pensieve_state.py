@@ -53,6 +53,10 @@ up:
   description: Whether a server of this installation runs, and its database answers.
   returned: always
   type: bool
+running:
+  description: Whether a server of this installation runs, be its database there or not.
+  returned: always
+  type: bool
 backend:
   description: V(sqlite) or V(postgresql), where a server runs; else empty.
   returned: always
@@ -123,8 +127,15 @@ def main() -> None:
     else:
         text = "Pensieve does not run"
     names = NAMES.get(setting, "no database of this migration")
-    result = {"up": answers, "backend": backend if answers else "", "setting": setting, "names": names, "text": text}
-    module.exit_json(changed=False, **result)
+    module.exit_json(
+        changed=False,
+        up=answers,
+        running=bool(serving),
+        backend=backend if answers else "",
+        setting=setting,
+        names=names,
+        text=text,
+    )
 
 
 if __name__ == "__main__":
