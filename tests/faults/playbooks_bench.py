@@ -338,7 +338,11 @@ class Story:
         if code:
             touched = world.touched(before, after)
             seen = playbooks_claims.Seen(
-                before, after, self.settings, lambda one, other: world.changed(one, other, touched)
+                before,
+                after,
+                self.settings,
+                lambda one, other: world.changed(one, other, touched),
+                mended=bool(self.scene.undo),
             )
             wrong, unknown = playbooks_claims.judge(message, seen)
             self.outcome.false += len(wrong)

@@ -20,12 +20,14 @@ class Seen:
         after: the world when it had ended.
         settings: what config.yaml must hold on a backend, with a person's edits.
         changed: rows of two views that differ though nobody has touched them.
+        mended: what stood in the way was taken away before anybody looked.
     """
 
     before: View
     after: View
     settings: Callable[[str], bytes]
     changed: Callable[[Rows, Rows], list[str]]
+    mended: bool = False
 
 
 Check = Callable[[Seen], str]
@@ -111,6 +113,8 @@ CLAIMS: list[tuple[str, Check]] = [
     (r"the source( was only read)?|SQLite,? (is )?as before( this run)?", _sqlite),
     (r"PostgreSQL|all of the target|the data in the volume \S+|the rows of Pensieve in PostgreSQL", _postgresql),
     (r"(every row of )?both databases", _both),
+    (r"both databases by (this comparison|the report|the start)(, which only reads)?", _true),
+    (r"what was written before it stands", _true),
     (
         r"both databases(, which were only read)?|PostgreSQL, which are as before this run|nothing was carried back",
         _both,
@@ -176,7 +180,7 @@ def judge(message: str, seen: Seen) -> tuple[list[str], list[str]]:
     down = "DOWN" in message.partition("\n")[0]
     if not {"Found", "Expected", "Untouched", "Next"} <= set(parts(message)) and not re.match(OF_ANSIBLE, message):
         wrong.append(f"the message has not four parts: {message[:200]}")
-    if down and seen.after.backend:
+    if down and seen.after.backend and not seen.mended:
         wrong.append(f"the message says DOWN, and Pensieve answers on {seen.after.backend}")
     for claim, final in claims(message):
         for pattern, check in CLAIMS:
