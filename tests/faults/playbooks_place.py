@@ -159,6 +159,7 @@ class Place:
             run("docker", "kill", self._container(each), check=False)
         run("docker", "rm", "--force", "--volumes", self._container(FIRST), check=False)
         run("docker", "volume", "rm", "--force", self._container(FIRST), check=False)
+        run("docker", "network", "rm", self._container(FIRST), check=False)
         for disk in self.disks.values():
             as_root("mount", "-o", "remount,rw", disk)
             # The folders of both servers stay: volumes are bound to them.
@@ -198,6 +199,7 @@ class Place:
         for server in (KEPT, FIRST):
             run("docker", "rm", "--force", "--volumes", self._container(server), check=False)
             run("docker", "volume", "rm", "--force", self._container(server), check=False)
+            run("docker", "network", "rm", self._container(server), check=False)
         for disk in self.disks.values():
             while os.path.ismount(disk):
                 as_root("umount", "--lazy", disk)

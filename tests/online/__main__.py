@@ -69,9 +69,10 @@ class Run:
             raise SystemExit(f"{book} ended with {done.returncode}:\n{self.log.read_text()[-8000:]}")
 
     def remove(self) -> None:
-        """Remove the container and its volume."""
+        """Remove the container, its volume and its network."""
         subprocess.run(["docker", "rm", "--force", self.name], capture_output=True, check=False)
         subprocess.run(["docker", "volume", "rm", "--force", self.name], capture_output=True, check=False)
+        subprocess.run(["docker", "network", "rm", self.name], capture_output=True, check=False)
 
     def report(self) -> dict[str, Any]:
         """The newest report of the playbook."""

@@ -6,9 +6,9 @@ import socket
 from pathlib import Path
 
 import apt_archive
-import passfile_entry
 import port_listeners
 import pytest
+from ansible.module_utils import passfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,37 +114,37 @@ KEY = [b"127.0.0.1", b"5433", b"autotasktracker", b"autotasktracker"]
     ],
 )
 def test_entry_comes_first_and_others_stay(before: bytes) -> None:
-    after = passfile_entry.with_entry(before, KEY, b"new")
+    after = passfile.with_entry(before, KEY, b"new")
     assert after == b":".join(KEY) + b":new\n" + before
-    assert passfile_entry.find_password(after, KEY) == b"new"
-    assert passfile_entry.with_entry(after, KEY, b"new") == after
+    assert passfile.find_password(after, KEY) == b"new"
+    assert passfile.with_entry(after, KEY, b"new") == after
 
 
 def test_entry_behind_a_wildcard_moves_to_the_front() -> None:
     ours = b":".join(KEY) + b":kept\n"
-    assert passfile_entry.with_entry(b"*:*:*:*:w\n" + ours, KEY, b"kept") == ours + b"*:*:*:*:w\n"
+    assert passfile.with_entry(b"*:*:*:*:w\n" + ours, KEY, b"kept") == ours + b"*:*:*:*:w\n"
 
 
 def test_entry_that_wins_already_stays_where_it_is() -> None:
     before = b"# notes\nother:1:a:b:c\n" + b":".join(KEY) + b":kept\n*:*:*:*:w\n"
-    assert passfile_entry.with_entry(before, KEY, b"kept") == before
+    assert passfile.with_entry(before, KEY, b"kept") == before
 
 
 def test_wildcards_hold_no_password_of_ours() -> None:
-    assert passfile_entry.find_password(b"*:*:*:*:w\n# 127.0.0.1:5433:a:b:c\n", KEY) is None
+    assert passfile.find_password(b"*:*:*:*:w\n# 127.0.0.1:5433:a:b:c\n", KEY) is None
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"])), min_size=5, max_size=5))
 def test_fields_survive_their_escaping(fields: list[str]) -> None:
-    line = ":".join(passfile_entry.escape(field) for field in fields).encode()
-    assert passfile_entry.split_entry(line) == [field.encode() for field in fields]
+    line = ":".join(passfile.escape(field) for field in fields).encode()
+    assert passfile.split_entry(line) == [field.encode() for field in fields]
 
 
 @given(st.binary())
 def test_any_other_content_stays(before: bytes) -> None:
-    after = passfile_entry.with_entry(before, KEY, b"new")
+    after = passfile.with_entry(before, KEY, b"new")
     assert after.endswith(before)
-    assert passfile_entry.find_password(after, KEY) == b"new"
+    assert passfile.find_password(after, KEY) == b"new"
 
 
 @pytest.mark.parametrize(("family", "bind"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0")])

@@ -66,6 +66,7 @@ def own_server(name: str) -> Iterator[dict[str, str]]:
     yield {"postgres_container_name": name, "postgres_volume_name": name, "postgres_port": str(free_ports(1)[0])}
     subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
     subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
+    subprocess.run(["docker", "network", "rm", name], check=False, capture_output=True)
 
 
 @contextmanager

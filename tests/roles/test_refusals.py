@@ -110,6 +110,13 @@ def test_pensieve_that_does_not_run(playbook: Playbook, home: Path, pensieve_ven
     refused(playbook, home, "does not answer", "memos start", pensieve_venv=str(pensieve_venv))
 
 
+@pytest.mark.parametrize("host", ["{{ 7 * 7 }}", "{{ lookup('pipe', 'id') }}", "{% raw %}", "a b", "127.0.0.1:1:2"])
+def test_host_that_is_no_address(playbook: Playbook, home: Path, pensieve_venv: Path, host: str) -> None:
+    config = home / ".memos" / "config.yaml"
+    config.write_text(re.sub(r"server_host:.*", f'server_host: "{host}"', config.read_text()))
+    refused(playbook, home, "which is none", "mend server_host", pensieve_venv=str(pensieve_venv))
+
+
 def test_port_on_which_another_pensieve_answers(
     playbook: Playbook, home: Path, sample: Installation, pensieve_venv: Path
 ) -> None:

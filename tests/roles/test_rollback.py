@@ -99,6 +99,7 @@ def port() -> Iterator[str]:
     yield str(free_ports(1)[0])
     subprocess.run(["docker", "rm", "--force", NAME], check=True, capture_output=True)
     subprocess.run(["docker", "volume", "rm", "--force", NAME], check=True, capture_output=True)
+    subprocess.run(["docker", "network", "rm", NAME], check=False, capture_output=True)
 
 
 @pytest.fixture
@@ -421,6 +422,7 @@ def upgradable(tmp_path: Path, playbook: Playbook) -> Iterator[Site]:
     installation.remove()
     docker("rm", "--force", site.container)
     docker("volume", "rm", "--force", site.container)
+    docker("network", "rm", site.container)
 
 
 @pytest.fixture

@@ -138,3 +138,27 @@ def test_a_catalog_noted_while_a_log_was_kept_holds_without_it(run: Run) -> None
     finally:
         connection.close()
     assert verify(run.source, run.dsn, jobs=1, expected_catalog=noted).equal
+
+
+def test_no_name_of_a_table_breaks_the_log(run: Run) -> None:
+    """A name is written into functions: it must not end their text, nor be cut off to that of another table."""
+    alike = "a_table_whose_name_is_as_long_as_postgresql_lets_it_be_" + "x" * 7
+    names = ["d$note$;--", "with 'quotes' and \"more\"", "屏幕" * 10, alike + "1", alike + "2", "dot.dot"]
+    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
+    run.sql(*(f"CREATE TABLE {name} (id integer PRIMARY KEY)" for name in quoted))
+    made = catalog(run.dsn)
+    connection = connect(run.dsn)
+    try:
+        change_log.watch(connection)
+        assert all(table.complete for table in change_log.tables(connection))
+        assert catalog(run.dsn) == made, "the verifier takes our triggers for somebody else's"
+        for number, name in enumerate(quoted):
+            run.sql(f"INSERT INTO {name} VALUES ({number})")
+        noted = run.sql("SELECT table_name, key FROM data_copy.change")
+        assert sorted(noted) == sorted((name, [number]) for number, name in enumerate(names))
+        run.sql("TRUNCATE data_copy.change", *(f"TRUNCATE {name}" for name in quoted))
+        assert sorted(run.sql("SELECT table_name, key FROM data_copy.change")) == sorted((name, None) for name in names)
+        assert change_log.remove(connection)
+    finally:
+        connection.close()
+    assert run.sql("SELECT count(*) FROM pg_proc WHERE pronamespace = 'data_copy'::regnamespace") == [(0,)]

@@ -63,6 +63,7 @@ import inspect
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -134,6 +135,9 @@ say()
 """
 )
 
+
+#: What may be asked whether it answers.
+ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?")
 
 #: What libpq takes from the environment wherever a URI is silent. Host, port, user and database never are.
 LIBPQ = (
@@ -415,6 +419,17 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
     facts.update(probe)
     problems = judge(probe, venv, config)
     problems += judge_user(home, processes) + judge_environments(home, processes)
+    if "endpoint" in facts and not ADDRESS.fullmatch(facts["endpoint"]):
+        problems.append(
+            problem(
+                "server_host",
+                f"server_host and server_port give the address {facts['endpoint']!r}, which is none",
+                "the name or the number of a machine, like 127.0.0.1",
+                f"mend server_host in {config}, restart Pensieve, then run the playbook again",
+            )
+        )
+        # Nothing answers there, whoever asks.
+        facts["endpoint"] = "http://server-host.invalid"
     if "endpoint" in facts:
         facts["healthy"] = healthy(facts["endpoint"])
         if facts["healthy"]:

@@ -19,6 +19,10 @@ options:
     description: Name of the volume.
     type: str
     required: true
+  network:
+    description: Name of the network.
+    type: str
+    required: true
   images:
     description: Names of images.
     type: list
@@ -43,6 +47,7 @@ EXAMPLES = r"""
   docker_state:
     container: autotask-postgres
     volume: autotask-postgres-data
+    network: autotask-postgres
     images: [autotask-postgres:15-debian]
     port: 5433
 """
@@ -116,6 +121,20 @@ volume:
   contains:
     exists: {description: Whether it is there., type: bool}
     labels: {description: Its labels., type: dict}
+network:
+  description: The network of that name.
+  type: dict
+  returned: always
+  contains:
+    exists: {description: Whether it is there., type: bool}
+    labels: {description: Its labels., type: dict}
+limits:
+  description: What of a container the engine can limit.
+  type: dict
+  returned: always
+  contains:
+    memory: {description: Its memory., type: bool}
+    pids: {description: The number of its processes., type: bool}
 images:
   description: Of each image present its id and labels, by name.
   type: dict
@@ -206,6 +225,8 @@ def empty() -> dict[str, Any]:
             "ports": [],
         },
         "volume": {"exists": False, "labels": {}},
+        "network": {"exists": False, "labels": {}},
+        "limits": {"memory": False, "pids": False},
         "images": {},
         "publishing": [],
     }
@@ -237,6 +258,7 @@ def observe(params: dict[str, Any]) -> dict[str, Any]:
     # At least one: an engine that does not tell is treated as a small machine.
     state["memory_gb"] = max(int(info.get("MemTotal", 0)) // 2**30, 1)
     state["cores"] = max(int(info.get("NCPU", 0)), 1)
+    state["limits"] = {"memory": bool(info.get("MemoryLimit")), "pids": bool(info.get("PidsLimit"))}
     state["root"] = info.get("DockerRootDir", "")
     if state["root"] and Path(state["root"]).exists():
         disk = os.statvfs(state["root"])
@@ -252,9 +274,10 @@ def observe(params: dict[str, Any]) -> dict[str, Any]:
             "volumes": sorted(mount["Name"] for mount in container.get("Mounts", []) if mount.get("Name")),
             "ports": published(container),
         }
-    volume = client.inspect("volume", params["volume"])
-    if volume:
-        state["volume"] = {"exists": True, "labels": volume.get("Labels") or {}}
+    for kind in ("volume", "network"):
+        found = client.inspect(kind, params[kind])
+        if found:
+            state[kind] = {"exists": True, "labels": found.get("Labels") or {}}
     for name in params["images"]:
         image = client.inspect("image", name)
         if image:
@@ -273,6 +296,7 @@ def main() -> None:
         argument_spec={
             "container": {"type": "str", "required": True},
             "volume": {"type": "str", "required": True},
+            "network": {"type": "str", "required": True},
             "images": {"type": "list", "elements": "str", "required": True},
             "port": {"type": "int", "required": True},
         },

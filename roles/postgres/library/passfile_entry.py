@@ -10,8 +10,7 @@ description:
   - Makes sure that libpq finds a password for a server, port, database and user, and that no earlier wildcard
     entry wins over it.
   - All other lines stay byte for byte. The file gets mode 0600, without which libpq ignores it.
-  - Returns the password, so that the role in the database can be given it; tasks need C(no_log).
-    It is never part of a difference.
+  - The password is in the file alone, and no part of what the module returns.
 options:
   path:
     description: The password file. A symbolic link is followed.
@@ -62,8 +61,6 @@ EXAMPLES = r"""
     port: 5433
     database: autotasktracker
     user: autotasktracker
-  register: entry
-  no_log: true
 """
 
 RETURN = r"""
@@ -72,14 +69,9 @@ action:
   returned: always
   type: str
   choices: [kept, moved, generated]
-password:
-  description: The password of the entry.
-  returned: always
-  type: str
 """
 
 import os
-import re
 import secrets
 import stat
 import string
@@ -87,68 +79,11 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.passfile import find_password, with_entry
 
 MODE = 0o600
 # libpq takes all characters; these need no escaping in the file, in a URI and in a shell.
 ALPHABET = string.ascii_letters + string.digits
-
-
-def split_lines(content: bytes) -> list[bytes]:
-    """Lines with their ends, as libpq reads them: only a line feed ends one."""
-    return re.findall(rb"[^\n]*\n|[^\n]+", content)
-
-
-def split_entry(line: bytes) -> list[bytes]:
-    """Fields of a line, unescaped, with lone asterisks as they are: host, port, database, user, password."""
-    fields = [b""]
-    escaped = False
-    for value in line:
-        char = bytes([value])
-        if escaped:
-            fields[-1] += char
-            escaped = False
-        elif char == b"\\":
-            escaped = True
-        elif char == b":" and len(fields) < 5:
-            fields.append(b"")
-        else:
-            fields[-1] += char
-    return fields
-
-
-def escape(field: str) -> str:
-    """`field` as it stands in the file."""
-    return field.replace("\\", "\\\\").replace(":", "\\:")
-
-
-def matches(line: bytes, key: list[bytes]) -> bool:
-    """Whether libpq would take this line for host, port, database and user in `key`."""
-    if line.startswith(b"#"):
-        return False
-    fields = split_entry(line.rstrip(b"\r\n"))
-    # An escaped asterisk is no wildcard for libpq either, but no name here holds one.
-    return len(fields) == 5 and all(field in (b"*", wanted) for field, wanted in zip(fields, key))
-
-
-def find_password(content: bytes, key: list[bytes]) -> bytes | None:
-    """Password of the line that is exactly for `key`; wildcard lines are for others."""
-    for line in split_lines(content):
-        if not line.startswith(b"#"):
-            fields = split_entry(line.rstrip(b"\r\n"))
-            if len(fields) == 5 and fields[:4] == key and fields[4]:
-                return fields[4]
-    return None
-
-
-def with_entry(content: bytes, key: list[bytes], password: bytes) -> bytes:
-    """`content` with an entry for `key` that wins; itself if that is so already."""
-    lines = split_lines(content)
-    winner = next((line for line in lines if matches(line, key)), None)
-    if winner is not None and split_entry(winner.rstrip(b"\r\n")) == [*key, password]:
-        return content
-    entry = ":".join(escape(field.decode()) for field in [*key, password]).encode() + b"\n"
-    others = [line for line in lines if line.startswith(b"#") or split_entry(line.rstrip(b"\r\n"))[:4] != key]
-    return entry + b"".join(others)
 
 
 def write(path: Path, content: bytes, owner: int, group: int) -> None:
@@ -216,7 +151,6 @@ def main() -> None:
     module.exit_json(
         changed=changed,
         action=action,
-        password=password.decode(),
         diff={
             "before_header": str(path),
             "after_header": str(path),

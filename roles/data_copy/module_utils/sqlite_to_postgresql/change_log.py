@@ -18,6 +18,7 @@ that has no primary key.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from .source import fingerprint, quoted
 from .target import BOOKKEEPING, Connection, query, run, transaction
 
 LOG = f"{BOOKKEEPING}.change"
+#: Bytes of a name that PostgreSQL keeps.
+LONGEST_NAME = 63
 ROW_TRIGGER, TRUNCATE_TRIGGER = "data_copy_note_row", "data_copy_note_truncate"
 
 _BOOKS = f"""
@@ -111,15 +114,25 @@ def _whole(table: str) -> str:
 
 
 def _function(name: str, body: str) -> str:
+    # A literal: no name in the body ends it, as one could end a dollar quote.
+    block = _literal(f"DECLARE noted pg_catalog.jsonb; BEGIN{body} RETURN NULL; END")
     return (
         f"CREATE OR REPLACE FUNCTION {BOOKKEEPING}.{quoted(name)}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-        f" AS $note$ DECLARE noted pg_catalog.jsonb; BEGIN{body} RETURN NULL; END $note$"
+        f" AS {block}"
     )
+
+
+def _name(kind: str, table: str) -> str:
+    """Name of a function of a table: with the table's, or where PostgreSQL would cut that off, with a digest of it."""
+    name = f"note_{kind}_{table}"
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"note_hashed_{kind}_{hashlib.md5(table.encode(), usedforsecurity=False).hexdigest()}"
 
 
 def _names(table: str) -> tuple[str, str]:
     """Names of the functions of a table."""
-    return f"note_row_{table}", f"note_truncate_{table}"
+    return _name("row", table), _name("truncate", table)
 
 
 def _statements(table: Watched) -> list[str]:

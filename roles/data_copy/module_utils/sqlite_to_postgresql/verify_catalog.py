@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 
 import psycopg2.extensions
@@ -19,9 +20,9 @@ MADE_INDEXES = {
 # they belong to no catalog.
 NOTING_TRIGGERS = {
     "data_copy_note_row": "CREATE TRIGGER data_copy_note_row AFTER INSERT OR DELETE OR UPDATE ON public.{table}"
-    " FOR EACH ROW EXECUTE FUNCTION data_copy.note_row_{table}()",
+    " FOR EACH ROW EXECUTE FUNCTION data_copy.{function}()",
     "data_copy_note_truncate": "CREATE TRIGGER data_copy_note_truncate AFTER TRUNCATE ON public.{table}"
-    " FOR EACH STATEMENT EXECUTE FUNCTION data_copy.note_truncate_{table}()",
+    " FOR EACH STATEMENT EXECUTE FUNCTION data_copy.{function}()",
 }
 
 _IN_PUBLIC = "n.nspname = 'public' AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.objid = {} AND x.deptype = 'e')"
@@ -65,7 +66,7 @@ _CATALOG = {
         " GROUP BY t.typname"
     ),
     "other": (
-        "SELECT c.relname, format('relation of kind %s', c.relkind) FROM pg_class c"
+        "SELECT c.relname::text, format('relation of kind %s', c.relkind) FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace"
         f" WHERE c.relkind NOT IN ('r', 'p', 'i', 'S', 't', 'c', 'I') AND {_IN_PUBLIC.format('c.oid')}"
         " UNION ALL SELECT format('%s.%s', c.relname, g.tgname), pg_get_triggerdef(g.oid) FROM pg_trigger g"
@@ -104,8 +105,14 @@ def read_catalog(connection: psycopg2.extensions.connection) -> dict[str, dict[s
 
 def _is_noting(name: str, definition: str) -> bool:
     """Whether this is a trigger of the change log, just as that makes it."""
-    table, _, own = name.partition(".")
-    return definition == NOTING_TRIGGERS.get(own, "").format(table=table)
+    table, _, own = name.rpartition(".")
+    function = own.removeprefix("data_copy_") + f"_{table}"
+    if len(function.encode()) > 63:
+        digest = hashlib.md5(table.encode(), usedforsecurity=False).hexdigest()
+        function = own.replace("data_copy_note_", "note_hashed_") + f"_{digest}"
+    expected = NOTING_TRIGGERS.get(own, "").format(table=table, function=function)
+    # PostgreSQL quotes names where they need it.
+    return definition.replace('"', "") == expected.replace('"', "")
 
 
 def compare_catalogs(
