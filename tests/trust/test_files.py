@@ -100,8 +100,9 @@ keep(path, path.with_name("database.db"), None, b"after")
         "database.db",
         """
 from sqlite_restore import restore
-path.with_name("backup.db").write_bytes(b"backup")
-restore(path, path.with_name("backup.db"), "20250701T000000Z")
+backup = Path("/tmp/backup.db")
+backup.write_bytes(b"backup")
+restore(path, backup, "20250701T000000Z")
 """,
     ),
     "the backup that sqlite_restore takes": (
@@ -137,21 +138,24 @@ write(path, "new")
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("way", ["link", "hard link", "folder"])
-def test_no_writer_touches_what_is_somebody_elses(machine: Machine, home: Path, writer: str, way: str) -> None:
+def test_root_writes_and_reads_nothing_of_a_stranger(machine: Machine, home: Path, writer: str, way: str) -> None:
+    """In its own home, where a link leads there: of a file, of the folder, or a hard one."""
     name, work = WRITERS[writer]
-    folder, theirs = home / ".memos", Path("/srv/theirs") / name
-    machine.sh(f"install -d -o stranger -m 777 /srv/theirs; echo 'database_path: kept' >{theirs}")
-    machine.sh(f"chown stranger {theirs}; chmod 666 {theirs}; touch {folder}/database.db; chown owner {folder}/*")
+    folder, theirs = Path("/root/.memos"), Path("/srv/theirs")
+    machine.sh(
+        f"mkdir {folder}; echo 'database_path: mine' >{folder}/config.yaml; touch {folder}/database.db\n"
+        f"install -d -o stranger {theirs}; cp {folder}/* {theirs}; echo 'database_path: theirs' >{theirs}/{name}\n"
+        f"chown stranger {theirs}/*"
+    )
     if way == "folder":
-        machine.sh(f"touch /srv/theirs/database.db; mv {folder} {folder}-away; ln -s /srv/theirs {folder}")
-        machine.sh(f"chown --no-dereference owner {folder}")
+        machine.sh(f"mv {folder} {folder}-away; ln -s {theirs} {folder}")
     else:
-        machine.sh(f"ln -f {'' if way == 'hard link' else '-s'} {theirs} {folder}/{name}")
-    before = machine.sh("ls -l /srv/theirs; cat /srv/theirs/*")
-    said = machine.python("owner", f"path = Path('{folder / name}')\n{work}")
+        machine.sh(f"ln -f {'' if way == 'hard link' else '-s'} {theirs}/{name} {folder}/{name}")
+    before = machine.sh(f"cd {theirs}; ls -lR . ; cat *; stat --format=%i *")
+    said = machine.python("root", f"path = Path('{folder / name}')\n{work}")
+    assert machine.sh(f"cd {theirs}; ls -lR . ; cat *; stat --format=%i *") == before
     assert "ForeignError" in said, said
     assert "belongs to stranger" in said, said
-    assert machine.sh("ls -l /srv/theirs; cat /srv/theirs/*") == before
 
 
 @pytest.mark.parametrize("writer", WRITERS)
