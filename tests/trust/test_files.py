@@ -50,7 +50,9 @@ def test_no_password_goes_into_a_file_of_somebody_else(machine: Machine, home: P
 
 def test_a_password_file_of_root_itself_is_not_given_away(machine: Machine, home: Path) -> None:
     machine.sh(f"echo kept >{home}/.pgpass; chmod 600 {home}/.pgpass")
-    told = machine.module("root", "passfile_entry", path=f"{home}/.pgpass", owner=int(machine.sh("id -u owner")), **ENTRY)
+    told = machine.module(
+        "root", "passfile_entry", path=f"{home}/.pgpass", owner=int(machine.sh("id -u owner")), **ENTRY
+    )
     refused(told)
     assert looks(machine, f"{home}/.pgpass") == "root 600\nkept\n"
 
