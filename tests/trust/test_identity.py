@@ -107,6 +107,10 @@ def test_a_strangers_process_is_no_pensieve_of_root(machine: Machine, home: Path
     machine.sh("mkdir /root/.memos; touch /root/.memos/config.yaml")
     looks_like = "exec -a /home/stranger/venv/bin/python tail -F memos.commands serve"
     machine.leave(f"cd /tmp; HOME=/root exec bash -c '{looks_like}'", "stranger")
+    machine.sh("until pgrep -u stranger -f memos.commands; do sleep 0.1; done")
     told = machine.module("root", "pensieve_facts", user_home="/root", venv="")
     assert told["installation"]["services"] == [], told
     assert ran_as(machine) == set(), told
+    check = "sys.path.append('/project/scripts')\nimport pensieve_health_check as check\n"
+    found = machine.python("root", f"{check}print(check.processes(Path('/root')))")
+    assert found == "{'serve': [], 'record': [], 'watch': []}\n"

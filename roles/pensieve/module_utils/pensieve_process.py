@@ -142,9 +142,10 @@ def _names_pensieve(exec_start: str) -> bool:
 def is_of_pensieve(unit: Unit, owner: int) -> bool:
     """Whether systemd knows a unit, running or not, as one of this user's whose command, or script, starts Pensieve."""
     told = show(unit, "User", "ExecStart")
-    if unit.scope == "system" and (told.get("User") or "root") not in (name_of(owner), str(owner)):
+    command, names = told.get("ExecStart", ""), {name_of(owner), str(owner)}
+    # As `User=`, or by a command like `runuser -u ada -- memos serve`.
+    if unit.scope == "system" and not names & {told.get("User") or "root", *command.split()}:
         return False
-    command = told.get("ExecStart", "")
     scripts = [Path(word[len("path=") :]) for word in command.split() if word.startswith("path=/")]
     try:
         return _names_pensieve(command) or any(b"memos" in whole_file.read(script)[:SCRIPT] for script in scripts)
