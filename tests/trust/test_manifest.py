@@ -1,4 +1,4 @@
-"""What manifest and journal of a home name is stopped, removed or ended only where it is this installation's."""
+"""What manifest and journal of a home name is stopped, removed or ended only where it is this user's."""
 
 from __future__ import annotations
 
