@@ -1,4 +1,4 @@
-"""What runs as root by become is run by an interpreter of root's, not by one in a home, which its owner may exchange."""
+"""What runs as root by become has an interpreter of root's, not one in a home, which its owner may exchange."""
 
 from __future__ import annotations
 
