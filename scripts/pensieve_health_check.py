@@ -166,7 +166,10 @@ def check_server(report: Report, endpoint: str) -> int | None:
 
 
 def processes(home: Path) -> dict[str, list[int]]:
-    """Ids of Pensieve's processes of this home, by service; of any home where the system does not tell it."""
+    """Ids of Pensieve's processes of this home, by service; of any home where the system does not tell it.
+
+    Another user's count for nothing, whatever they say of themselves, where the system tells whose they are.
+    """
     found: dict[str, list[int]] = {service: [] for service in SERVICES}
     for number, words in _commands():
         service = next(
@@ -175,6 +178,9 @@ def processes(home: Path) -> dict[str, list[int]]:
         if service is None:
             continue
         with contextlib.suppress(OSError):
+            status = Path(f"/proc/{number}/status").read_text(errors="replace")
+            if f"\nUid:\t{home.stat().st_uid}\t" not in status:  # the real user id
+                continue
             environment = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
             homes = [Path(os.fsdecode(part[5:])) for part in environment if part.startswith(b"HOME=")]
             if homes and homes[0].resolve() != home.resolve():

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import conftest
 import psycopg2
 from online.writer import OLD, Api
 from pensieve_process import find, holders
 from sample_installation.environment import version_of
 from sample_installation.installation import Installation, Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = conftest.ROOT
 MARKER = "PENSIEVE_FAULTS"  # variable that everything that a playbook starts inherits
 MEGABYTES = {"home": 300, "state": 400, "server": 700}
 KEPT, FIRST = "kept", "first"  # servers: one that lives on from cell to cell, one that a first migration makes

@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import conftest
 import psycopg2
 from pensieve_process import find
 from sample_installation.environment import version_of
@@ -39,7 +40,7 @@ from sqlite_to_postgresql.verify import Difference, verify
 
 from .writer import Api, Prober, Writer, wrong
 
-ROOT = Path(__file__).parents[2]
+ROOT = conftest.ROOT
 OWNERS = {"entities": "id", "entities_fts": "id", "entities_vec_v2": "rowid", "entity_plugin_status": "entity_id"}
 
 

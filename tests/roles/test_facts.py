@@ -59,12 +59,8 @@ def test_variables_that_lead_libpq_astray(tmp_path: Path) -> None:
 
 
 def test_another_user_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".memos").mkdir()
-    (tmp_path / ".memos" / "config.yaml").touch()
-    own = Process(1, "serve", {}, os.geteuid())
-    assert judge_user(tmp_path, []) == []
-    assert judge_user(tmp_path, [own]) == []
-    (told,) = judge_user(tmp_path, [own, Process(2, "watch", {}, 4_000_000_000)])
+    assert judge_user(tmp_path, os.geteuid()) == []
+    (told,) = judge_user(tmp_path, 4_000_000_000)
     assert told["code"] == "other_user"
     assert "4000000000" in told["found"]
 
@@ -72,7 +68,7 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
 def test_whose_variables_lead_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A rollback goes by those of its own process only; a migration by those of the services, too.
     monkeypatch.delenv("PGPASSFILE", raising=False)
-    service = Process(1, "serve", {"PGTZ": "Asia/Tokyo"}, os.geteuid())
+    service = Process(1, "serve", {"PGTZ": "Asia/Tokyo"}, ["memos", "serve"])
     assert judge_environments(tmp_path, []) == []
     assert [told["code"] for told in judge_environments(tmp_path, [service])] == ["libpq_service"]
     monkeypatch.setenv("PGPASSWORD", "wrong")

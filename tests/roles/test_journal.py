@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils import migration_journal as journal
+from ansible.module_utils import processes
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_record_that_was_torn_anywhere_counts_for_nothing_and_tears_no_other(s
 def test_a_living_operation_refuses_and_a_dead_one_does_not(state: Path) -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     held = journal.Holder(
-        "rollback.yml", "ada@laptop", "then", sleeper.pid, journal.started(sleeper.pid), journal.boot()
+        "rollback.yml", "ada@laptop", "then", sleeper.pid, processes.started(sleeper.pid), journal.boot()
     )
     state.mkdir()
     (state / journal.CLAIM).write_text(json.dumps(vars(held)))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.module_utils.whole_file import write_like
 from ansible.module_utils.yaml_setting import put_back, with_setting
-from pensieve_setting import write
 
 URI = "postgresql://autotasktracker@127.0.0.1:5433/autotasktracker"
 
@@ -183,7 +183,7 @@ def test_write_keeps_the_mode_and_follows_a_link(tmp_path: Path) -> None:
     real.write_text("a: 1\n")
     real.chmod(0o640)
     link.symlink_to(real)
-    write(link, b"a: 2\n")
+    write_like(link, b"a: 2\n", link)
     assert link.is_symlink()
     assert real.read_bytes() == b"a: 2\n"
     assert real.stat().st_mode & 0o7777 == 0o640

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_the_interpreter_of_pensieve_tells_the_same(text: str, said: str, tmp_pa
     config = tmp_path / ".memos" / "config.yaml"
     config.parent.mkdir()
     config.write_text(text)
-    answer = run_probe(pensieve_venv / "bin" / "python", tmp_path, config)
+    answer = run_probe(pensieve_venv / "bin" / "python", tmp_path, config, os.geteuid())
     assert re.match(said, answer["config_error"]), answer
     assert SECRET not in str(answer)
 

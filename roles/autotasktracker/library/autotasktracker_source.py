@@ -122,8 +122,7 @@ def record(path: Path, change: Change, entries: list[dict[str, Any]]) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Put a file in place at once, with the mode and owner that it has, or that its folder's other files have."""
-    path = path.resolve()
+    """Put a file in place at once, with the mode and group that it has, or that its folder's other files have."""
     like = path if path.exists() else path.parent / "__init__.py"
     write_like(path, text.encode("utf-8", "surrogateescape"), like)
 

@@ -101,18 +101,18 @@ files:
       done: database_path put back, later edits kept
 """
 
-import contextlib
 import difflib
 import hashlib
-import os
+import stat
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.file_record import Record, kept, undone
 from ansible.module_utils.settings_error import masked, told
-from ansible.module_utils.whole_file import staged, write
+from ansible.module_utils.whole_file import Staged, read, remove, status_of, write
 from ansible.module_utils.yaml_setting import put_back
 
 Entry = dict[str, Any]
@@ -154,15 +154,15 @@ def sha256(content: bytes) -> str:
 def content_of(path: Path) -> bytes | None:
     """Bytes of a file, None when it is not there."""
     try:
-        return path.read_bytes()
+        return bytes(read(path))
     except FileNotFoundError:
         return None
 
 
 def owned(path: Path) -> Owned:
     """Mode and owner of a file."""
-    status = path.stat()
-    return Owned(status.st_mode & 0o7777, status.st_uid, status.st_gid)
+    status = status_of(path)
+    return Owned(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def save(file: Entry, copy: Path, check_mode: bool) -> Entry:
@@ -176,7 +176,7 @@ def save(file: Entry, copy: Path, check_mode: bool) -> Entry:
         return {**entry, "absent": True}
     mode, uid, gid = owned(path)
     if not check_mode:
-        write(copy, content, 0o600, os.geteuid(), os.getegid())
+        write(copy, content, 0o600)
     kept_as = {"copy": str(copy), "sha256": sha256(content), "mode": f"{mode:04o}", "uid": uid, "gid": gid}
     return {**entry, **kept_as, "absent": False}
 
@@ -276,21 +276,24 @@ def difference(path: Path, now: bytes | None, then: bytes | None) -> str:
 
 def replace(module: AnsibleModule, work: list[Work]) -> None:
     """Give files their content back. All are written beside their places first, since a disk may be full."""
-    made: list[tuple[Path, Path]] = []
     path = work[0].path if work else Path()
     try:
-        for path, now, wanted, aside in work:
-            if aside is not None and now is not None:
-                made.append((staged(aside, now, *owned(path)), aside))
-            if wanted.content is not None:
-                made.append((staged(path, wanted.content, *(wanted.owned or owned(path))), path))
-        while made:
-            file, path = made[0]
-            file.replace(path)
-            del made[0]
-        for path, _now, wanted, _aside in work:
-            if wanted.content is None:
-                path.unlink(missing_ok=True)
+        with ExitStack() as held:
+            made: list[Staged] = []
+            for path, now, wanted, aside in work:
+                contents = [(path, wanted.content, wanted.owned)]
+                if aside is not None:
+                    contents.insert(0, (aside, now, None))
+                for place, content, status in contents:
+                    if content is not None:
+                        mode, uid, gid = status or owned(path)
+                        made.append(held.enter_context(closing(Staged(place, content, mode, gid, uid))))
+            for file in made:
+                path = file.path
+                file.put()
+            for path, _now, wanted, _aside in work:
+                if wanted.content is None:
+                    remove(path)
     except OSError as error:
         left = [str(one.path) for one in work if content_of(one.path) == one.now]
         untouched = "every settings file" if len(left) == len(work) else ", ".join(left) or "no file that was to change"
@@ -299,10 +302,6 @@ def replace(module: AnsibleModule, work: list[Work]) -> None:
             f"there. Untouched: {untouched}. Next: free some space on its disk (or mend what stands above), then run "
             "the playbook again; it restores what is left."
         )
-    finally:
-        for file, _path in made:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
 
 
 def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> list[Work]:
@@ -369,7 +368,13 @@ def main() -> None:
     )
     params = module.params
     if params["state"] == "restored":
-        work = restore(module, params["entries"], params["overwrite"])
+        try:
+            work = restore(module, params["entries"], params["overwrite"])
+        except OSError as error:
+            module.fail_json(
+                msg=f"Found: {error}. Expected: settings files, and copies of them, that this user owns and can read. "
+                "Untouched: every settings file. Next: mend that, then run the playbook again."
+            )
         prepared = "\n".join(
             f"{one.path}: {one.wanted.done}\n{difference(one.path, one.now, one.wanted.content)}" for one in work
         )

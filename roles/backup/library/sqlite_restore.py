@@ -63,15 +63,19 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
+import stat
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ansible.module_utils import sqlite_integrity
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.whole_file import digest
+from ansible.module_utils.whole_file import digest, flush, folder_of, opened, status_in, status_of
 
 SIDE_FILES = ("", "-wal", "-shm")
+
+COPIED = 1 << 20
+"""Bytes that are copied at a time."""
 
 LOCK_SECONDS = 30.0
 """How long to wait for a program that holds the database; that it does is no damage."""
@@ -132,30 +136,32 @@ def missing_bytes(path: Path, backup: Path) -> int:
 
 def restore(path: Path, backup: Path, stamp: str) -> str:
     """Move what is there aside, and put a copy of the backup in its place; give where the old one is. A link stays."""
-    path = path.resolve()
-    owner = (path if path.exists() else path.parent).stat()
-    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o600
-    part = path.with_name(f".{path.name}.restored")
-    part.unlink(missing_ok=True)
     try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        shutil.copyfile(backup, part)
-        part.chmod(mode)
-        if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(part, owner.st_uid, owner.st_gid)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    aside = ""
-    for suffix in SIDE_FILES:
-        old = Path(f"{path}{suffix}")
-        if old.exists():
-            kept = Path(f"{path}.damaged-{stamp}{suffix}")
-            old.rename(kept)
-            aside = aside or str(kept)
-    part.rename(path)
+        mode = stat.S_IMODE(status_of(path).st_mode)
+    except FileNotFoundError:
+        mode = 0o600
+    with folder_of(path) as (folder, name), opened(backup) as source:
+        part = f".{name}.restored"
+        if status_in(folder, part) is not None:
+            os.unlink(part, dir_fd=folder)
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                shutil.copyfileobj(source, file, COPIED)
+                file.flush()
+                os.fchmod(handle, mode)
+                os.fsync(handle)
+        except BaseException:
+            os.unlink(part, dir_fd=folder)
+            raise
+        aside = ""
+        for suffix in SIDE_FILES:
+            if status_in(folder, f"{name}{suffix}") is not None:
+                kept = f"{name}.damaged-{stamp}{suffix}"
+                os.rename(f"{name}{suffix}", kept, src_dir_fd=folder, dst_dir_fd=folder)
+                aside = aside or str(path.resolve().with_name(kept))
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        flush(folder)
     return aside
 
 

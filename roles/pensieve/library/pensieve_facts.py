@@ -9,6 +9,8 @@ module: pensieve_facts
 short_description: Find a Pensieve installation and what stands in the way of moving it
 description:
   - Reads the installation of one user, its interpreter, its C(config.yaml), its services and its database settings.
+  - Who owns the home is asked first. Nothing in it is believed that is somebody else's, and Pensieve's interpreter runs
+    as that owner alone; not at all where others may write it.
   - Changes nothing. What would make a migration fail is returned as RV(problems), each with what was found, what was
     expected and the command that helps.
 options:
@@ -22,6 +24,13 @@ options:
       - Found from RV(installation.services) or the PATH when empty.
     type: path
     default: ''
+  places:
+    description:
+      - Other folders that are run from, or written to, as the owner of the home, like virtual environments. Nobody else
+        may write them, nor what is above them; those that are not there do not matter.
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     support: full
@@ -62,16 +71,24 @@ problems:
 import inspect
 import json
 import os
-import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils import settings_error
+from ansible.module_utils import settings_error, whole_file
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ownership import (
+    ROOT,
+    ForeignError,
+    name_of,
+    owner_of,
+    require_own_environment,
+    running_as,
+)
 from ansible.module_utils.pensieve_process import Process, find, healthy, holders, overrides, units
 
 PROBE = (
@@ -135,6 +152,13 @@ say()
 """
 )
 
+ANSWERS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("python", "python_version", "version", "config_error", "sqlalchemy", "postgres_driver"), str),
+    **dict.fromkeys(("extension_loading", "knows_postgresql", "postgres_driver_present", "prompt_missing"), bool),
+    **dict.fromkeys(("base_dir", "database_setting", "screenshots_dir", "endpoint"), str),
+    **{"is_sqlite": bool, "database": (str, type(None)), "port": int, "dimensions": int},
+}
+"""What the probe says, and of what type. It is the user's own interpreter that speaks."""
 
 #: What may be asked whether it answers.
 ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?")
@@ -162,10 +186,7 @@ def problem(code: str, found: str, expected: str, next_step: str, curable: bool 
 
 def find_venv(home: Path, processes: list[Process]) -> Path | None:
     """The virtual environment of a running service, else of the `memos` on the PATH, else a usual place in the home."""
-    candidates = []
-    for process in processes:
-        argv = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
-        candidates.append(Path(os.fsdecode(argv[0])).parent.parent)
+    candidates = [Path(process.command[0]).parent.parent for process in processes]
     on_path = shutil.which("memos") or shutil.which("pen")
     if on_path:
         candidates += [Path(on_path).parent.parent, Path(on_path).resolve().parent.parent]
@@ -176,27 +197,40 @@ def find_venv(home: Path, processes: list[Process]) -> Path | None:
     return None
 
 
-def run_probe(python: Path, home: Path, config: Path) -> dict[str, Any]:
-    """What Pensieve's own interpreter says; {"error": …} when it does not run."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MEMOS_", "PYTHON"))}
+def run_probe(python: Path, home: Path, config: Path, owner: int) -> dict[str, Any]:
+    """What Pensieve's own interpreter says, run as the owner of the home; {"error": …} when it does not run."""
+    own = running_as(owner)
+    # What root has among its variables is none of another user's business.
+    kept = ("LANG", "LC_ALL", "PATH") if own else os.environ
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment = {name: value for name, value in environment.items() if not name.startswith(("MEMOS_", "PYTHON"))}
     environment.update(HOME=str(home), PENSIEVE_CONFIG=str(config))
     try:
         done = subprocess.run(
             [str(python), "-c", PROBE],
             env=environment,
             cwd="/",
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=120,
             check=False,
+            **own,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)}
     lines = [line for line in done.stdout.splitlines() if line.startswith("PROBE")]
     if not lines:
         return {"error": (done.stderr or done.stdout).strip()[-800:]}
-    answer: dict[str, Any] = json.loads(lines[-1][len("PROBE") :])
-    return answer
+    try:
+        answer = json.loads(lines[-1][len("PROBE") :])
+        known = {name: answer[name] for name in ANSWERS if name in answer}
+    except (ValueError, TypeError) as error:
+        return {"error": f"{error}: {lines[-1][:200]}"}
+    if strange := [name for name, value in known.items() if not isinstance(value, ANSWERS[name])]:
+        return {"error": f"it says of {', '.join(strange)} what cannot be: {lines[-1][:200]}"}
+    return known
 
 
 def judge(probe: dict[str, Any], venv: Path, config: Path) -> list[dict[str, Any]]:
@@ -295,29 +329,38 @@ def libpq_variables(home: Path, environment: Mapping[str, str]) -> list[str]:
     return found
 
 
-def judge_user(home: Path, processes: list[Process]) -> list[dict[str, Any]]:
-    """A problem when this process is another user's than Pensieve, which would start as that user from then on."""
-    config = home / ".memos" / "config.yaml"
-    owners = {process.uid for process in processes} or {config.stat().st_uid}
-    if owners == {os.geteuid()}:
+def judge_user(home: Path, owner: int) -> list[dict[str, Any]]:
+    """A problem when this process is another user's than the home, whose files and services would become this one's."""
+    if owner == os.geteuid():
         return []
-    whose, own = (", ".join(name_of(uid) for uid in sorted(uids)) for uids in (owners, {os.geteuid()}))
+    own, whose = name_of(os.geteuid()), name_of(owner)
     return [
         problem(
             "other_user",
-            f"this runs as {own}, and Pensieve of {home} as {whose}",
+            f"this runs as {own}, and {home} belongs to {whose}",
             f"both the same user; with sudo or the group docker, {whose} needs no root",
             f"as {whose}: ansible-playbook …; on another machine: ansible_user: {whose} in the inventory",
         )
     ]
 
 
-def name_of(uid: int) -> str:
-    """Login name of a user, or the number where there is none."""
+def judge_trust(code: str, path: Path, check: Callable[[], Any], owner: int) -> list[dict[str, Any]]:
+    """A problem when something that is read or run is not the owner's, or when others may write it."""
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+        check()
+    except ForeignError as error:
+        at = f" ({error.filename})" if error.filename != str(path) else ""
+        return [
+            problem(
+                code,
+                f"{path}: {error.strerror}{at}",
+                f"files of {name_of(owner)} that nobody else may write, and such folders and links above",
+                f"see whose {error.filename} is; then chown it, or chmod go-w, and run the playbook again",
+            )
+        ]
+    except OSError:  # not there, or not readable: whoever needs it says so
+        return []
+    return []
 
 
 def judge_environments(home: Path, processes: list[Process]) -> list[dict[str, Any]]:
@@ -382,30 +425,37 @@ def judge_server(facts: dict[str, Any], processes: list[Process]) -> list[dict[s
     return []
 
 
-def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def gather(home: Path, wanted_venv: str, places: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Installation and problems of one user's Pensieve."""
     config = home / ".memos" / "config.yaml"
+    facts: dict[str, Any] = {"home": str(home), "config": str(config), "services": [], "units": []}
+    missing = problem(
+        "config_missing",
+        f"no {config}",
+        "the home of a user who runs Pensieve",
+        "say whose it is: -e pensieve_user_home=/home/NAME",
+    )
+    try:
+        owner = owner_of(home)
+    except ForeignError as error:
+        return facts, [{**missing, "code": "home_foreign", "found": f"{home}: {error.strerror} ({error.filename})"}]
+    except OSError:
+        return facts, [missing]
+    other = judge_user(home, owner)
+    if other and os.geteuid() != ROOT:
+        return facts, other
     processes = find(home)
-    facts: dict[str, Any] = {
-        "home": str(home),
-        "config": str(config),
-        "services": sorted({process.service for process in processes}),
-        "units": [
-            {"name": unit.name, "scope": unit.scope, "services": kept} for unit, kept in units(processes).items()
-        ],
-    }
+    facts["services"] = sorted({process.service for process in processes})
+    facts["units"] = [
+        {"name": unit.name, "scope": unit.scope, "services": kept} for unit, kept in units(processes).items()
+    ]
     venv = Path(wanted_venv) if wanted_venv else find_venv(home, processes)
     if venv is not None:
         facts["venv"] = str(venv)
+    if foreign := judge_trust("config_foreign", config, partial(whole_file.read, config, owner), owner):
+        return facts, foreign + other
     if not config.is_file():
-        return facts, [
-            problem(
-                "config_missing",
-                f"no {config}",
-                "the home of a user who runs Pensieve",
-                "say whose it is: -e pensieve_user_home=/home/NAME",
-            )
-        ]
+        return facts, [missing, *other]
     if venv is None or not (venv / "bin" / "python").exists():
         return facts, [
             problem(
@@ -413,12 +463,17 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
                 f"no Pensieve in {wanted_venv or f'the environments of running services, of the PATH and of {home}'}",
                 "the virtual environment that holds the package memos",
                 "say which one it is: -e pensieve_venv=/path/to/venv",
-            )
+            ),
+            *other,
         ]
-    probe = run_probe(venv / "bin" / "python", home, config)
+    foreign = []
+    for place in [venv, *map(Path, places)]:
+        foreign += judge_trust("place_foreign", place, partial(require_own_environment, place, owner), owner)
+    if foreign:
+        return facts, foreign + other
+    probe = run_probe(venv / "bin" / "python", home, config, owner)
     facts.update(probe)
-    problems = judge(probe, venv, config)
-    problems += judge_user(home, processes) + judge_environments(home, processes)
+    problems = judge(probe, venv, config) + other + judge_environments(home, processes)
     if "endpoint" in facts and not ADDRESS.fullmatch(facts["endpoint"]):
         problems.append(
             problem(
@@ -431,7 +486,7 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
         # Nothing answers there, whoever asks.
         facts["endpoint"] = "http://server-host.invalid"
     if "endpoint" in facts:
-        facts["healthy"] = healthy(facts["endpoint"])
+        facts["healthy"] = facts["endpoint"].startswith(("http://", "https://")) and healthy(facts["endpoint"])
         if facts["healthy"]:
             problems += judge_server(facts, processes)
     return facts, problems
@@ -440,10 +495,15 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"user_home": {"type": "path", "required": True}, "venv": {"type": "path", "default": ""}},
+        argument_spec={
+            "user_home": {"type": "path", "required": True},
+            "venv": {"type": "path", "default": ""},
+            "places": {"type": "list", "elements": "path", "default": []},
+        },
         supports_check_mode=True,
     )
-    installation, problems = gather(Path(module.params["user_home"]), module.params["venv"])
+    params = module.params
+    installation, problems = gather(Path(params["user_home"]), params["venv"], params["places"])
     module.exit_json(changed=False, installation=installation, problems=problems)
 
 

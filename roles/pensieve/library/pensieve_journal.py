@@ -31,8 +31,9 @@ options:
     default: somebody
   user_home:
     description:
-      - Home of the user who runs Pensieve. Where it belongs to another user than this process, or holds no settings of
-        Pensieve, V(claimed) leaves everything as it is; such a run is refused anyway.
+      - Home of the user who runs Pensieve. V(claimed) refuses one of another user than that of this process, and leaves
+        everything as it is in one that holds no settings of Pensieve, where the run is refused anyway. V(told) reads as
+        that user's what lies in O(state_dir).
     type: path
   record:
     description: What to add, for V(recorded).
@@ -86,23 +87,35 @@ from typing import Any
 
 from ansible.module_utils import migration_journal as journal
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ownership import name_of, owner_of
 
 
-def told(state_dir: Path) -> dict[str, Any]:
-    """Standing and claim, as plain data."""
-    held = journal.holder(state_dir)
+def told(state_dir: Path, uid: int | None) -> dict[str, Any]:
+    """Standing and claim, as plain data; of a user's state directory, by default that of this process."""
+    held = journal.holder(state_dir, uid)
     holder = {} if held is None else {**asdict(held), "lives": journal.lives(state_dir, held)}
-    standing = asdict(journal.read(state_dir))
+    standing = asdict(journal.read(state_dir, uid))
     standing.pop("facts")
     return {"standing": standing, "holder": holder}
 
 
-def is_own(path: Path) -> bool:
-    """Whether a path is there, and belongs to the user of this process."""
+def owner(path: Path) -> int | None:
+    """The user who owns a folder; None when there is none, or nobody can tell."""
     try:
-        return path.stat().st_uid == os.geteuid()
+        return int(owner_of(path))
     except OSError:
-        return False
+        return None
+
+
+def not_own(home: Path, uid: int) -> str:
+    """Why nothing begins in the home of another user."""
+    own, whose = name_of(os.geteuid()), name_of(uid)
+    return (
+        f"Found: this runs as {own}, and {home} belongs to {whose}.\n"
+        f"Expected: both the same user; with sudo or the group docker, {whose} needs no root.\n"
+        "Untouched: everything; this run has read nothing there and changed nothing.\n"
+        f"Next: as {whose}: ansible-playbook …; on another machine: ansible_user: {whose} in the inventory."
+    )
 
 
 def still_working(pids: list[int]) -> str:
@@ -145,16 +158,19 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    uid = owner(Path(params["user_home"])) if params["user_home"] else None
     state_dir, state = Path(params["state_dir"]), params["state"]
     before: journal.Holder | None = None
     try:
         if state == "claimed":
             home = Path(params["user_home"])
+            if uid not in (os.geteuid(), None):
+                module.fail_json(msg=not_own(home, uid))
             held = journal.holder(state_dir)
             if module.check_mode:
                 if held and not journal.is_own(held) and journal.lives(state_dir, held):
                     raise journal.HeldError(held)
-            elif is_own(home) and (home / ".memos" / "config.yaml").exists() or is_own(state_dir):
+            elif uid is not None and (home / ".memos" / "config.yaml").exists() or owner(state_dir) == os.geteuid():
                 before = journal.claim(state_dir, params["operation"], params["who"])
                 # Only a migration goes on with a snapshot; any other would leave its reader to SQLite for hours.
                 if working := journal.end_left_over(state_dir, snapshot=params["operation"] != "migrate.yml"):
@@ -169,14 +185,21 @@ def main() -> None:
     except OSError as error:
         if not params["required"]:
             module.warn(f"the journal in {state_dir} cannot be written: {error}")
-            module.exit_json(changed=False, interrupted={}, **told(state_dir))
+            module.exit_json(changed=False, interrupted={}, **told(state_dir, uid))
         module.fail_json(
             msg=f"Found: the journal in {state_dir} cannot be written: {error}. Expected: room and the right to write "
             "there. Untouched: Pensieve, its settings and both databases by this step, which has done nothing. "
             "Next: mend that, then run the playbook again."
         )
     interrupted = {} if before is None else asdict(before)
-    module.exit_json(changed=state == "recorded", interrupted=interrupted, **told(state_dir))
+    try:
+        module.exit_json(changed=state == "recorded", interrupted=interrupted, **told(state_dir, uid))
+    except OSError as error:
+        module.fail_json(
+            msg=f"Found: the journal in {state_dir} cannot be read: {error}. Expected: a journal of the user who runs "
+            "this. Untouched: Pensieve, its settings and both databases by this step. "
+            "Next: see whose it is, and mend that, then run the playbook again."
+        )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,14 @@ options:
   content:
     description: What to write.
     type: dict
+  user_home:
+    description: Home of the user who runs Pensieve. With it, a manifest that names what is not this user's is refused.
+    type: path
+  settings:
+    description: Files, and folders of files, beside this home that a manifest may name as settings.
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     support: full
@@ -54,32 +62,42 @@ problems:
 """
 
 import json
-import os
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from ansible.module_utils import migration_journal
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migration_manifest import NAME, read
-from ansible.module_utils.whole_file import write
+from ansible.module_utils.migration_manifest import NAME, Bounds, OutsideError, read
+from ansible.module_utils.ownership import owner_of
+from ansible.module_utils.pensieve_process import Unit, is_of_pensieve
+from ansible.module_utils.whole_file import make_folder, write
 
 
-def copy_of(file: Path) -> Path | None:
+def copy_of(file: Path, bounds: Bounds | None) -> Path | None:
     """Its copy in the latest backup that has one, if that can be used."""
     latest = max((file.parent / "backups").glob(f"*/{NAME}"), default=None)
     if latest is None:
         return None
     try:
-        read(latest)
+        read(latest, bounds)
     except (OSError, ValueError):
         return None
     return latest
 
 
-def problem(file: Path, error: Exception) -> dict[str, Any]:
-    """What is wrong with a damaged one, and what helps."""
-    copy, place = copy_of(file), quote(str(file))
+def problem(file: Path, error: Exception, bounds: Bounds | None) -> dict[str, Any]:
+    """What is wrong with one that cannot be used, and what helps."""
+    if isinstance(error, OutsideError):
+        return {
+            "code": "manifest_foreign",
+            "found": f"{file} names {error}",
+            "expected": "what migrate.yml wrote for this home, with the variables of now",
+            "next": "run with the -e pensieve_state_dir=… and -e autotasktracker_dir=… of migrate.yml; if they are "
+            "the same, see who has changed that file",
+            "curable": False,
+        }
+    copy, place = copy_of(file, bounds), quote(str(file))
     return {
         "code": "manifest_damaged",
         "found": f"{file} is damaged: {error}",
@@ -92,27 +110,58 @@ def problem(file: Path, error: Exception) -> dict[str, Any]:
     }
 
 
-def known(state_dir: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def known(state_dir: Path, manifest: dict[str, Any], bounds: Bounds | None = None) -> dict[str, Any]:
     """What the journal says of the migration that a manifest describes."""
-    return dict(migration_journal.read(state_dir).facts.get(manifest["stamp"], {}))
+    journal = migration_journal.read(state_dir, bounds.uid if bounds else None)
+    return dict(journal.facts.get(manifest["stamp"], {}))
+
+
+def bounds_of(home: Path | None, state_dir: Path, settings: list[str]) -> Bounds | None:
+    """What a manifest for a home may name; None where no home is given, or there is none."""
+    try:
+        uid = None if home is None else owner_of(home)
+    except OSError:
+        return None
+    if home is None or uid is None:
+        return None
+    return Bounds(uid, state_dir, [home, home / ".memos", *map(Path, settings)])
+
+
+def with_units_of_pensieve(module: AnsibleModule, manifest: dict[str, Any], uid: int) -> dict[str, Any]:
+    """A manifest without units that systemd does not know as those of this user's Pensieve."""
+    if "units" not in manifest:
+        return manifest
+    ours = [unit for unit in manifest["units"] if is_of_pensieve(Unit(unit["name"], unit["scope"]), uid)]
+    if left := [unit["name"] for unit in manifest["units"] if unit not in ours]:
+        module.warn(f"the manifest names {', '.join(left)}, which systemd does not know as Pensieve's; left alone")
+    return {**manifest, "units": ours}
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"state_dir": {"type": "path", "required": True}, "content": {"type": "dict"}},
+        argument_spec={
+            "state_dir": {"type": "path", "required": True},
+            "content": {"type": "dict"},
+            "user_home": {"type": "path"},
+            "settings": {"type": "list", "elements": "path", "default": []},
+        },
         supports_check_mode=True,
     )
     file = Path(module.params["state_dir"]) / NAME
-    content = module.params["content"]
+    content, home = module.params["content"], module.params["user_home"]
     if content is None:
+        bounds = bounds_of(Path(home) if home else None, file.parent, module.params["settings"])
         try:
-            manifest = read(file)
-            module.exit_json(changed=False, manifest={**manifest, **known(file.parent, manifest)}, problems=[])
+            manifest = read(file, bounds)
+            manifest.update(known(file.parent, manifest, bounds))
         except FileNotFoundError:
             module.exit_json(changed=False, manifest={"phase": "none"}, problems=[])
         except (OSError, ValueError) as error:
-            module.exit_json(changed=False, manifest={"phase": "damaged"}, problems=[problem(file, error)])
+            module.exit_json(changed=False, manifest={"phase": "damaged"}, problems=[problem(file, error, bounds)])
+        if bounds is not None:
+            manifest = with_units_of_pensieve(module, manifest, bounds.uid)
+        module.exit_json(changed=False, manifest=manifest, problems=[])
     text = (json.dumps(content, indent=4, sort_keys=True, ensure_ascii=False) + "\n").encode()
     # The copy first: what is interrupted in between has the other as it was.
     places = [file.parent / "backups" / content["stamp"] / NAME, file]
@@ -124,8 +173,8 @@ def main() -> None:
                 migration_journal.append(file.parent, {"step": "manifest", "stamp": content["stamp"], **facts})
             for place in changed:
                 for folder in (place.parent.parent, place.parent):
-                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write(place, text, 0o600, os.geteuid(), os.getegid())
+                    make_folder(folder)
+                write(place, text, 0o600)
         except OSError as error:
             there = file.is_file() and file.read_bytes() == text
             untouched = "all but the manifest, which has the new content" if there else "the manifest of before"

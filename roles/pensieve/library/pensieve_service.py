@@ -131,7 +131,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-from ansible.module_utils import migration_journal
+from ansible.module_utils import migration_journal, processes, whole_file
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pensieve_process import (
     SERVICES,
@@ -144,7 +144,6 @@ from ansible.module_utils.pensieve_process import (
     show,
 )
 from ansible.module_utils.settings_error import without_content
-from ansible.module_utils.whole_file import write
 
 POLL = 0.1
 """Seconds between two looks."""
@@ -178,13 +177,13 @@ def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
 
 def named_reader(file: Path | None) -> set[int]:
     """The process that a file names, if it is still the same: pid, and start in clock ticks since the machine's."""
-    if file is None or not file.is_file():
+    if file is None:
         return set()
     try:
-        named = json.loads(file.read_text(encoding="utf-8"))
-        stat = Path(f"/proc/{named['pid']}/stat")
-        fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return {int(named["pid"])} if int(fields[19]) == named["started"] else set()
+        named = json.loads(whole_file.read(file))
+        pid = int(named["pid"])
+        ours = processes.user(pid) == os.geteuid() and processes.started(pid) == named["started"]
+        return {pid} if ours else set()
     except (OSError, ValueError, LookupError, TypeError):  # A process that is gone, or a file that names none.
         return set()
 
@@ -248,7 +247,7 @@ class Installation:
         if self.environments is None or not self.environments.is_file():
             return {}
         try:
-            return variables_in(self.environments.read_bytes())
+            return variables_in(whole_file.read(self.environments))
         except (OSError, ValueError) as error:
             self.module.warn(
                 f"{self.environments}, with the variables that services had, is damaged ({error}). {self.put_aside()}; "
@@ -262,7 +261,7 @@ class Installation:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         aside = self.environments.with_name(f"{self.environments.name}.damaged-{stamp}")
         try:
-            self.environments.rename(aside)
+            whole_file.rename(self.environments, aside.name)
         except OSError as error:
             return f"It stays there, since it cannot be renamed ({error})"
         return f"It is kept as {aside}"
@@ -274,8 +273,8 @@ class Installation:
             return
         content = json.dumps({**self.kept(), **found}).encode()
         try:
-            self.environments.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write(self.environments, content, 0o600, os.geteuid(), os.getegid())
+            whole_file.make_folder(self.environments.parent)
+            whole_file.write(self.environments, content, 0o600)
         except OSError as error:  # A full disk is no reason to leave Pensieve where it is.
             self.module.warn(f"the services' variables cannot be kept for their start: {error}")
 
@@ -376,8 +375,8 @@ class Installation:
     def start_directly(self, service: str, environment: dict[str, str]) -> None:
         """Start a service where `memos start` takes another installation's process for this one's."""
         for folder in ("logs", "pids"):
-            (self.base_dir / folder).mkdir(parents=True, exist_ok=True)
-        with (self.base_dir / "logs" / f"{service}.log").open("ab") as log:
+            whole_file.make_folder(self.base_dir / folder, 0o777)
+        with whole_file.appending(self.base_dir / "logs" / f"{service}.log") as (_folder, log):
             process = subprocess.Popen(
                 [str(self.python), "-m", "memos.commands", service],
                 env=environment,
@@ -388,7 +387,7 @@ class Installation:
                 start_new_session=True,
             )
         try:
-            (self.base_dir / "pids" / f"{service}.pid").write_text(str(process.pid), encoding="ascii")
+            whole_file.write(self.base_dir / "pids" / f"{service}.pid", str(process.pid).encode(), 0o644)
         except OSError as error:  # A full disk, on which it runs all the same; it is found by its command, too.
             self.module.warn(f"`memos ps` does not see {service}, process {process.pid}: {error}")
 

@@ -61,20 +61,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.file_record import keep, place_of
 from ansible.module_utils.settings_error import masked, told
-from ansible.module_utils.whole_file import write_like
+from ansible.module_utils.whole_file import read, write_like
 from ansible.module_utils.yaml_setting import with_setting
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file, or the one that a link points to, at once; its mode and owner are kept."""
-    path = path.resolve()
-    write_like(path, content, path)
 
 
 def content_of(path: Path) -> bytes | None:
     """Bytes of a file, None when it cannot be read."""
     try:
-        return path.read_bytes()
+        return bytes(read(path))
     except OSError:
         return None
 
@@ -90,7 +84,7 @@ def replace(
     Raises:
         OSError, ValueError: it cannot be done; nothing was changed.
     """
-    content = path.read_bytes()
+    content = read(path)
     before = content.decode("utf-8")
     after, previous = with_setting(before, key, value)
     if previous == value:
@@ -98,7 +92,7 @@ def replace(
     if not check_mode:
         if entries:
             keep(place_of(path, entries), path, content, after.encode("utf-8"))
-        write(path, after.encode("utf-8"))
+        write_like(path, after.encode("utf-8"), path)
     return before, after, previous
 
 

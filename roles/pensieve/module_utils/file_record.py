@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible.module_utils.whole_file import write
+from ansible.module_utils.whole_file import read, status_of, write
 
 
 class Record(NamedTuple):
@@ -57,12 +57,12 @@ def checksum(record: Record) -> str:
 
 def keep(place: Path, path: Path, before: bytes | None, after: bytes) -> None:
     """Write the record of a change, right before the change."""
-    status = path.stat() if before is not None else None
+    status = status_of(path) if before is not None else None
     owned = (status.st_mode & 0o7777, status.st_uid, status.st_gid) if status else (None, None, None)
     record = Record(before, after, *owned)
     content = {**record._asdict(), "before": text_of(before), "after": text_of(after), "sha256": checksum(record)}
     text = json.dumps({"path": str(path), **content}, indent=4) + "\n"
-    write(place, text.encode(), 0o600, os.geteuid(), os.getegid())
+    write(place, text.encode(), 0o600)
 
 
 def kept(place: Path) -> Record | None:
@@ -72,9 +72,11 @@ def kept(place: Path) -> Record | None:
         ValueError: it is damaged.
     """
     try:
-        content = json.loads(place.read_bytes())
+        content = json.loads(read(place))
         before, after = bytes_of(content["before"]), bytes_of(content["after"])
         record = Record(before, after or b"", content["mode"], content["uid"], content["gid"])
+        if not all(number is None or isinstance(number, int) for number in record[2:]):
+            raise ValueError("its mode or owner is no number")
         if checksum(record) != content["sha256"]:
             raise ValueError("its checksum differs")
     except FileNotFoundError:

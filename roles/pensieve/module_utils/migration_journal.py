@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import processes, whole_file
+
 NAME, CLAIM = "journal.jsonl", "operation.json"
 
-FACTS = ("phase", "left_behind", "rolled_back", "completed", "database_restored")
-"""What records say of a migration, named by its stamp. The newest record is right, whatever the manifest says."""
+FACTS = {"phase": str, "left_behind": int, "rolled_back": str, "completed": str, "database_restored": bool}
+"""What records say of a migration, named by its stamp, and its type. The newest is right, whatever a manifest says."""
 
 MARK = "PENSIEVE_POSTGRES_STATE"
 """Variable that the modules of an operation have in their environment: its state directory."""
@@ -84,10 +86,15 @@ def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
 
 
-def records(state_dir: Path) -> list[dict[str, Any]]:
-    """All records, the oldest first. A line that is no record, like one torn by a crash, is left out."""
+def records(state_dir: Path, uid: int | None = None) -> list[dict[str, Any]]:
+    """All records, the oldest first. A line that is no record, like one torn by a crash, is left out.
+
+    Args:
+        state_dir: the state directory.
+        uid: whose it is, by default this process' user's.
+    """
     try:
-        lines = (state_dir / NAME).read_bytes().split(b"\n")
+        lines = whole_file.read(state_dir / NAME, uid).split(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         return []
     found = []
@@ -108,15 +115,17 @@ def fold(found: list[dict[str, Any]]) -> Standing:
         backend = str(record.get("backend", backend))
         owes_start = bool(record.get("owes_start", owes_start))
         if stamp := record.get("stamp"):
-            facts.setdefault(str(stamp), {}).update({name: record[name] for name in FACTS if name in record})
+            facts.setdefault(str(stamp), {}).update(
+                {name: record[name] for name, kind in FACTS.items() if isinstance(record.get(name), kind)}
+            )
     last: dict[str, Any] = found[-1] if found else {}
     operation, step, at = (str(last.get(name, "")) for name in ("operation", "step", "at"))
     return Standing(backend, owes_start, operation, step, at, facts)
 
 
-def read(state_dir: Path) -> Standing:
-    """What the journal of a state directory says."""
-    return fold(records(state_dir))
+def read(state_dir: Path, uid: int | None = None) -> Standing:
+    """What the journal of a state directory says; `uid` as above."""
+    return fold(records(state_dir, uid))
 
 
 def append(state_dir: Path, record: Mapping[str, Any]) -> None:
@@ -124,10 +133,8 @@ def append(state_dir: Path, record: Mapping[str, Any]) -> None:
     file = state_dir / NAME
     held = holder(state_dir)
     line = json.dumps({"at": now(), "operation": held.operation if held else "", **record}, ensure_ascii=False)
-    fresh = not file.exists()
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
+    whole_file.make_folder(state_dir)
+    with whole_file.appending(file) as (folder, descriptor):
         size = os.fstat(descriptor).st_size
         # What a crash has torn ends here, so that it does not tear this one too.
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
@@ -136,22 +143,11 @@ def append(state_dir: Path, record: Mapping[str, Any]) -> None:
             if os.write(descriptor, content) != len(content):
                 raise OSError(f"no room for a record in {file}")
             os.fsync(descriptor)
-            if fresh:
-                flush_folder(state_dir)
+            if not size:
+                whole_file.flush(folder)
         except OSError:
             os.ftruncate(descriptor, size)  # or it would be read, and might not be there after a power cut
             raise
-    finally:
-        os.close(descriptor)
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names of a folder's files on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # One operation at a time
@@ -162,34 +158,12 @@ def boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/<pid>/stat after the name: state, parent, …; none when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
-
-
-def started(pid: int) -> int:
-    """When a process started, in clock ticks since the machine did; 0 when there is none, or it has ended."""
-    fields = _stat(pid)
-    return 0 if not fields or fields[0] in "ZX" else int(fields[19])
-
-
 def _is_playbook(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return any(word.rpartition(b"/")[2] == b"ansible-playbook" for word in words[:4])
+    return any(Path(word).name == "ansible-playbook" for word in processes.command(pid)[:4])
 
 
 def _is_login(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() in ("sshd", "sshd-session")
-    except OSError:
-        return False
+    return processes.name(pid) in ("sshd", "sshd-session")
 
 
 def lives_by() -> int:
@@ -198,7 +172,7 @@ def lives_by() -> int:
     """
     pid = os.getppid()
     while pid > 1:
-        parent = int((_stat(pid) or ["", "0"])[1])
+        parent = processes.parent(pid)
         if _is_playbook(pid):
             return parent if _is_playbook(parent) else pid  # a fork of its own, and itself
         if _is_login(pid):
@@ -212,7 +186,7 @@ def _lineage() -> set[int]:
     found, pid = set(), os.getpid()
     while pid > 0:
         found.add(pid)
-        pid = int((_stat(pid) or ["", "0"])[1])
+        pid = processes.parent(pid)
     return found
 
 
@@ -221,20 +195,15 @@ def left_over(state_dir: Path, snapshot: bool = False) -> list[int]:
 
     The one that holds a snapshot of the source, which the next migration goes on with, only where it is asked for.
     """
-    wanted, spared = f"{MARK}={state_dir}".encode(), _lineage()
+    spared = _lineage()
     if not snapshot:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # there is none
-            spared.add(int(json.loads((state_dir / "snapshot" / "snapshot.json").read_bytes())["pid"]))
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) in spared:
-            continue
-        try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0") and started(int(folder.name)):
-                found.append(int(folder.name))
-        except OSError:  # gone, or another user's
-            continue
-    return found
+            spared.add(int(json.loads(whole_file.read(state_dir / "snapshot" / "snapshot.json"))["pid"]))
+    return [
+        pid
+        for pid in processes.of(os.geteuid())
+        if pid not in spared and processes.environment(pid).get(MARK) == str(state_dir) and processes.started(pid)
+    ]
 
 
 def end_left_over(state_dir: Path, snapshot: bool = False, seconds: float = 10.0) -> list[int]:
@@ -247,7 +216,7 @@ def end_left_over(state_dir: Path, snapshot: bool = False, seconds: float = 10.0
         while found := left_over(state_dir, snapshot):
             for pid in found:
                 with contextlib.suppress(OSError):
-                    if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith("python"):
+                    if processes.name(pid).startswith("python"):
                         os.kill(pid, number)
             if time.monotonic() > end:
                 break
@@ -255,19 +224,21 @@ def end_left_over(state_dir: Path, snapshot: bool = False, seconds: float = 10.0
     return left_over(state_dir, snapshot)
 
 
-def holder(state_dir: Path) -> Holder | None:
-    """The operation whose claim is there, living or not."""
+def holder(state_dir: Path, uid: int | None = None) -> Holder | None:
+    """The operation whose claim is there, living or not; `uid` as above."""
     try:
-        found = json.loads((state_dir / CLAIM).read_bytes())
-        return Holder(**found)
+        found = Holder(**json.loads(whole_file.read(state_dir / CLAIM, uid)))
     except (OSError, ValueError, TypeError):
         return None
+    words, numbers = (found.operation, found.who, found.since, found.boot), (found.pid, found.started)
+    typed = all(isinstance(word, str) for word in words) and all(isinstance(number, int) for number in numbers)
+    return found if typed else None
 
 
 def lives(state_dir: Path, held: Holder) -> bool:
     """Whether an operation is still under way."""
     if held.pid:
-        return held.boot == boot() and started(held.pid) == held.started
+        return held.boot == boot() and processes.started(held.pid) == held.started
     signs = [state_dir / name for name in (CLAIM, NAME, "progress.jsonl")]
     latest = max((sign.stat().st_mtime for sign in signs if sign.exists()), default=0.0)
     return time.time() - latest < LEASE
@@ -276,18 +247,19 @@ def lives(state_dir: Path, held: Holder) -> bool:
 def is_own(held: Holder) -> bool:
     """Whether an operation is the one that this process works for."""
     pid = lives_by()
-    return bool(pid) and (held.pid, held.started, held.boot) == (pid, started(pid), boot())
+    return bool(pid) and (held.pid, held.started, held.boot) == (pid, processes.started(pid), boot())
 
 
 @contextlib.contextmanager
 def _alone(state_dir: Path) -> Iterator[None]:
     """While one process looks at the claim and changes it, no other does."""
-    descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    with whole_file.folder_of(state_dir / CLAIM) as (folder, _name):
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def claim(state_dir: Path, operation: str, who: str) -> Holder | None:
@@ -297,16 +269,14 @@ def claim(state_dir: Path, operation: str, who: str) -> Holder | None:
         HeldError: another one is under way.
         OSError: the directory cannot be written to.
     """
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    whole_file.make_folder(state_dir)
     with _alone(state_dir):
         held = holder(state_dir)
         if held and not is_own(held) and lives(state_dir, held):
             raise HeldError(held)
         pid = lives_by()
-        mine = Holder(operation, who, now(), pid, started(pid) if pid else 0, boot())
-        part = state_dir / f".{CLAIM}"
-        part.write_text(json.dumps(asdict(mine)) + "\n", encoding="utf-8")
-        part.replace(state_dir / CLAIM)
+        mine = Holder(operation, who, now(), pid, processes.started(pid) if pid else 0, boot())
+        whole_file.write(state_dir / CLAIM, (json.dumps(asdict(mine)) + "\n").encode(), 0o600)
     return None if held is None or is_own(held) else held
 
 
@@ -317,6 +287,6 @@ def release(state_dir: Path) -> None:
     with _alone(state_dir):
         held = holder(state_dir)
         if held and (is_own(held) or not held.pid):
-            (state_dir / CLAIM).unlink()
+            whole_file.remove(state_dir / CLAIM)
         if not any(state_dir.iterdir()):
             state_dir.rmdir()

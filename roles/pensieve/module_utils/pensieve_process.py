@@ -1,9 +1,7 @@
 """Find the processes of one Pensieve installation, and nobody else's.
 
 Pensieve's own `memos stop` and `memos ps` match command lines on the whole machine, whoever's home they belong to.
-Here a process belongs to an installation when it runs `memos.commands <service>` with that installation's HOME.
-
-Linux only: everything is read from /proc.
+Here a process belongs to an installation when the owner of its home runs `memos.commands <service>` with that HOME.
 """
 
 from __future__ import annotations
@@ -14,15 +12,21 @@ import re
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ansible.module_utils import processes, whole_file
+from ansible.module_utils.ownership import name_of, owner_of
 
 SERVICES = ("serve", "record", "watch")
 """Services of Pensieve in the order in which they start; they stop in the opposite order."""
 
 RUNNERS = ("memos.commands", "memos", "pen")
 """What a command line calls Pensieve by: the module, or one of its console scripts."""
+
+SCRIPT = 1 << 16
+"""Bytes of a unit's program that are looked at for Pensieve's name."""
 
 SETTINGS = ("base_dir", "database_path", "screenshots_dir", "server_host", "server_port", "embedding")
 """Settings of config.yaml that a migration goes by, and that a variable MEMOS_<name> in any case beats."""
@@ -36,13 +40,13 @@ class Process:
         pid: process id.
         service: one of SERVICES.
         environment: its variables; none where this user may not read them.
-        uid: of the user who runs it.
+        command: its command line.
     """
 
     pid: int
     service: str
     environment: dict[str, str]
-    uid: int
+    command: list[str]
 
 
 @dataclass(frozen=True)
@@ -58,41 +62,12 @@ class Unit:
     scope: str
 
 
-def _read(path: Path) -> bytes:
-    """Content of a /proc file, or nothing when the process is gone or not ours to read."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _environment(pid: int) -> dict[str, str]:
-    pairs = (item.partition("=") for item in _read(Path(f"/proc/{pid}/environ")).decode(errors="replace").split("\0"))
-    return {name: value for name, separator, value in pairs if separator}
-
-
 def _service_of(argv: list[str]) -> str | None:
     """The service that a command line runs, else None."""
     for position, word in enumerate(argv[:-1]):
         if Path(word).name in RUNNERS and argv[position + 1] in SERVICES:
             return argv[position + 1]
     return None
-
-
-def _contained(pid: int) -> bool:
-    """Whether a process has other files than this one, as in a container, where the same paths mean others."""
-    try:
-        return not Path(f"/proc/{pid}/root").samefile("/")
-    except OSError:  # not this user's to look at
-        return False
-
-
-def _owner(pid: int) -> int | None:
-    """The user who runs a process, or None when it is gone."""
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid
-    except OSError:
-        return None
 
 
 def _home_of(uid: int, environment: dict[str, str]) -> Path | None:
@@ -105,22 +80,21 @@ def _home_of(uid: int, environment: dict[str, str]) -> Path | None:
     return Path(home).resolve()
 
 
-def _pids() -> Iterator[int]:
-    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-
-
 def find(home: Path) -> list[Process]:
     """Services of the installation whose user home is `home`, in no particular order."""
+    try:
+        owner = owner_of(home)
+    except OSError:  # there is no such home, or nobody can tell whose it is
+        return []
     found = []
-    for pid in _pids():
-        argv = _read(Path(f"/proc/{pid}/cmdline")).decode(errors="replace").rstrip("\0").split("\0")
-        service = _service_of(argv)
-        uid = _owner(pid)
-        if service is None or uid is None or _contained(pid):
+    for pid in processes.of(owner):
+        command = processes.command(pid)
+        service = _service_of(command)
+        if service is None or processes.contained(pid):
             continue
-        environment = _environment(pid)
-        if _home_of(uid, environment) == home.resolve():
-            found.append(Process(pid, service, environment, uid))
+        environment = processes.environment(pid)
+        if _home_of(owner, environment) == home.resolve():
+            found.append(Process(pid, service, environment, command))
     return found
 
 
@@ -131,7 +105,7 @@ def overrides(environment: Iterable[str]) -> list[str]:
 
 def unit_of(pid: int) -> Unit | None:
     """The systemd service in whose control group a process is; None for one of a login, or without systemd."""
-    return unit_in(_read(Path(f"/proc/{pid}/cgroup")).decode(errors="replace"))
+    return unit_in(processes.control_group(pid))
 
 
 def unit_in(cgroup: str) -> Unit | None:
@@ -160,49 +134,49 @@ def show(unit: Unit, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line) if done.returncode == 0 else {}
 
 
-def units(processes: list[Process]) -> dict[Unit, list[str]]:
+def _names_pensieve(exec_start: str) -> bool:
+    """Whether a unit's command is Pensieve's. Source: systemd.service(5), ExecStart."""
+    return any(Path(word).name in RUNNERS or "/.memos/" in word for word in exec_start.split())
+
+
+def is_of_pensieve(unit: Unit, owner: int) -> bool:
+    """Whether systemd knows a unit, running or not, as one of this user's whose command, or script, starts Pensieve."""
+    told = show(unit, "User", "ExecStart")
+    command, names = told.get("ExecStart", ""), {name_of(owner), str(owner)}
+    # As `User=`, or by a command like `runuser -u ada -- memos serve`.
+    if unit.scope == "system" and not names & {told.get("User") or "root", *command.split()}:
+        return False
+    scripts = [Path(word[len("path=") :]) for word in command.split() if word.startswith("path=/")]
+    try:
+        return _names_pensieve(command) or any(b"memos" in whole_file.read(script)[:SCRIPT] for script in scripts)
+    except OSError:
+        return False
+
+
+def units(running: list[Process]) -> dict[Unit, list[str]]:
     """The systemd services that keep these processes, and which of SERVICES each keeps.
 
     A unit counts when its main process is one of them, or when its command is Pensieve's. One in which they merely run,
     like that of cron or of a supervisor of many programs, does not: nobody wants it stopped.
     """
     groups: dict[Unit, list[Process]] = {}
-    for process in processes:
+    for process in running:
         if unit := unit_of(process.pid):
             groups.setdefault(unit, []).append(process)
     kept = {}
     for unit, members in groups.items():
         told = show(unit, "MainPID", "ExecStart")
-        words = told.get("ExecStart", "").split()
-        ours = any(Path(word).name in RUNNERS or "/.memos/" in word for word in words)
-        if ours or told.get("MainPID") in {str(process.pid) for process in members}:
+        if _names_pensieve(told.get("ExecStart", "")) or told.get("MainPID") in {
+            str(process.pid) for process in members
+        }:
             kept[unit] = sorted({process.service for process in members}, key=SERVICES.index)
     return kept
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file; None when it is gone or not this user's to look at."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def holders(database: Path) -> list[int]:
     """Process ids that have the SQLite file, its -wal or its -shm open by whatever path, as this user may see."""
-    files = {_identity(Path(f"{database.resolve()}{suffix}")) for suffix in ("", "-wal", "-shm")} - {None}
-    found = []
-    for pid in _pids():
-        if pid == os.getpid():
-            continue
-        try:
-            opened = {_identity(Path(entry.path)) for entry in os.scandir(f"/proc/{pid}/fd")}
-        except OSError:
-            continue
-        if opened & files:
-            found.append(pid)
-    return found
+    files = {processes.identity(Path(f"{database.resolve()}{suffix}")) for suffix in ("", "-wal", "-shm")} - {None}
+    return [pid for pid in processes.everybodys() if pid != os.getpid() and processes.opened(pid) & files]
 
 
 def answers(endpoint: str, path: str, timeout: float = 5.0) -> int | None:

@@ -13,7 +13,9 @@ description:
   - The password is in the file alone, and no part of what the module returns.
 options:
   path:
-    description: The password file. A symbolic link is followed.
+    description:
+      - The password file. A link of the owner's to a file of the owner's is followed. Its folder is made, mode 0700.
+      - One that belongs to somebody else is refused, whatever leads to it.
     type: path
     required: true
   host:
@@ -33,11 +35,7 @@ options:
     type: str
     required: true
   owner:
-    description: Owner of the file, as number. Minus one leaves it to the system.
-    type: int
-    default: -1
-  group:
-    description: Group of the file, as number. Minus one leaves it to the system.
+    description: Number of the user who owns the file, and as whom root reads and writes it. Minus one is this process'.
     type: int
     default: -1
   length:
@@ -71,37 +69,21 @@ action:
   choices: [kept, moved, generated]
 """
 
+import contextlib
 import os
 import secrets
 import stat
 import string
-import tempfile
 from pathlib import Path
 
+from ansible.module_utils import whole_file
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.ownership import acting_as, name_of
 from ansible.module_utils.passfile import find_password, with_entry
 
 MODE = 0o600
 # libpq takes all characters; these need no escaping in the file, in a URI and in a shell.
 ALPHABET = string.ascii_letters + string.digits
-
-
-def write(path: Path, content: bytes, owner: int, group: int) -> None:
-    """Replace `path` at once: a reader sees the old file or the new one, and others see neither."""
-    target = Path(os.path.realpath(path))
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".pgpass-")
-    try:
-        os.fchmod(descriptor, MODE)
-        if os.geteuid() == 0:
-            os.fchown(descriptor, owner, group)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 def main() -> None:
@@ -114,7 +96,6 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "user": {"type": "str", "required": True},
             "owner": {"type": "int", "default": -1},
-            "group": {"type": "int", "default": -1},
             "length": {"type": "int", "default": 32},
         },
         supports_check_mode=True,
@@ -122,30 +103,29 @@ def main() -> None:
     params = module.params
     path = Path(params["path"])
     key = [str(params[name]).encode() for name in ("host", "port", "database", "user")]
+    owner = params["owner"] if params["owner"] >= 0 else os.geteuid()
+    before, mode, action = b"", None, "kept"
     try:
-        before = path.read_bytes() if path.exists() else b""
-        found = path.stat() if path.exists() else None
+        with acting_as(owner):
+            with contextlib.suppress(FileNotFoundError):
+                before, mode = whole_file.read(path, owner), stat.S_IMODE(whole_file.status_of(path).st_mode)
+            found = find_password(before, key)
+            if found is None:
+                action = "generated"
+            password = found or "".join(secrets.choice(ALPHABET) for _ in range(params["length"])).encode()
+            after = with_entry(before, key, password)
+            if action == "kept" and after != before:
+                action = "moved"
+            changed = after != before or mode != MODE
+            if changed and not module.check_mode:
+                whole_file.make_folder(path.parent)
+                whole_file.write(path, after, MODE)
     except OSError as error:
-        module.fail_json(msg=f"{path} is not readable: {error.strerror}")
-
-    password = find_password(before, key)
-    action = "kept"
-    if password is None:
-        action = "generated"
-        password = "".join(secrets.choice(ALPHABET) for _ in range(params["length"])).encode()
-    after = with_entry(before, key, password)
-    if action == "kept" and after != before:
-        action = "moved"
-
-    mode = stat.S_IMODE(found.st_mode) if found else None
-    owner, group = params["owner"], params["group"]
-    owned = found is None or os.geteuid() != 0 or (owner in (-1, found.st_uid) and group in (-1, found.st_gid))
-    changed = after != before or mode != MODE or not owned
-    if changed and not module.check_mode:
-        try:
-            write(path, after, owner, group)
-        except OSError as error:
-            module.fail_json(msg=f"{path} is not writable: {error.strerror}")
+        module.fail_json(
+            msg=f"Found: {path}: {error.strerror}. Expected: a password file that {name_of(owner)} owns and may write, "
+            "or none; a link has to be this user's, too. Untouched: that file, and what it leads to. "
+            "Next: put it right, or move it away; then run the playbook again."
+        )
 
     name = ":".join(field.decode() for field in key)
     module.exit_json(

@@ -23,6 +23,10 @@ options:
     description: The password file, with an entry for the very server, port, database and role.
     type: path
     required: true
+  owner:
+    description: uid of the user whose file it is. One that somebody else owns is refused.
+    type: int
+    required: true
   host:
     description: Server, as the entry names it.
     type: str
@@ -51,6 +55,7 @@ EXAMPLES = r"""
     container: autotask-postgres
     role: autotasktracker
     passfile: /home/ann/.pgpass
+    owner: 1000
     port: 5433
     database: autotasktracker
 """
@@ -59,6 +64,7 @@ RETURN = r"""
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import re
@@ -66,6 +72,7 @@ import secrets
 import subprocess
 from pathlib import Path
 
+from ansible.module_utils import whole_file
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.passfile import find_password
 
@@ -119,6 +126,7 @@ def main() -> None:
             "container": {"type": "str", "required": True},
             "role": {"type": "str", "required": True},
             "passfile": {"type": "path", "required": True},
+            "owner": {"type": "int", "required": True},
             "host": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "required": True},
             "database": {"type": "str", "required": True},
@@ -128,17 +136,23 @@ def main() -> None:
     params = module.params
     key = [str(params[name]).encode() for name in ("host", "port", "database", "role")]
     try:
-        path = Path(params["passfile"])
-        password = find_password(path.read_bytes() if path.exists() else b"", key)
+        content = b""
+        with contextlib.suppress(FileNotFoundError):
+            content = whole_file.read(Path(params["passfile"]), params["owner"])
+        password = find_password(content, key)
         if password is None and module.check_mode:
             module.exit_json(changed=True)
         if password is None:
-            module.fail_json(msg=f"{params['passfile']} has no entry for {b':'.join(key).decode()}")
+            raise RuntimeError(f"{params['passfile']} has no entry for {b':'.join(key).decode()}")
         differs = not is_kept(password, psql(params["container"], params["role"], ASK))
         if differs and not module.check_mode:
             psql(params["container"], params["role"], SET.format(kept(password, secrets.token_bytes(SALT_BYTES))))
     except (OSError, RuntimeError) as error:
-        module.fail_json(msg=f"The password of role {params['role']}: {error}")
+        module.fail_json(
+            msg=f"Found: the role {params['role']} cannot be given its password: {error}. Expected: the container "
+            f"{params['container']} answers, and {params['passfile']} holds the password. Untouched: that file, and all "
+            "rows. Next: mend that, then run the playbook again."
+        )
     module.exit_json(changed=differs)
 
 

@@ -202,10 +202,15 @@ def _wait_for_end(found: Snapshot, handle: int, seconds: float = 20.0) -> None:
 
 
 def _started(pid: int) -> int:
-    """When a process began, in clock ticks; 0 if there is none, or only what is left of one."""
+    """When a process of this user's began, in clock ticks; 0 if there is none, or only what is left of one.
+
+    Of this user's, since what a file names is ended: by its real user id, see proc_pid_status(5).
+    """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        status, text = (Path(f"/proc/{pid}/{name}").read_text(errors="replace") for name in ("status", "stat"))
     except OSError:
+        return 0
+    if f"\nUid:\t{os.geteuid()}\t" not in status:
         return 0
     fields = text[text.rindex(")") + 2 :].split()
     return 0 if fields[0] in "ZX" else int(fields[19])
