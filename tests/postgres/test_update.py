@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -127,7 +128,7 @@ def test_a_newer_postgresql_of_the_archive_is_told_and_taken(old: Role, tmp_path
 def test_an_archive_that_has_moved_on(old: Role) -> None:
     """The source that is wanted is not there any more; what is newer is taken, and told."""
     tag = f"{old.name}:moved"
-    wanted = {"postgres_pgvector_version": "0.7.9", "postgres_pgvector_source_release": "trixie"}
+    wanted: dict[str, Any] = {"postgres_pgvector_version": "0.7.9", "postgres_pgvector_source_release": "trixie"}
     try:
         done = old.run("image", postgres_image_debian=tag, postgres_pgvector_sha256="0" * 64, **wanted)
         assert done.code == 0, done.output
@@ -139,7 +140,7 @@ def test_an_archive_that_has_moved_on(old: Role) -> None:
 
 
 def test_an_archive_that_does_not_answer_changes_nothing(old: Role) -> None:
-    mirror = {"postgres_debian_mirror": "http://127.0.0.1:1/debian"}
+    mirror: dict[str, Any] = {"postgres_debian_mirror": "http://127.0.0.1:1/debian"}
     done = old.run("image", postgres_image_refresh=True, **mirror)
     assert (done.code, done.changed) == (0, 0), done.output
     assert "is not known" in done.output

@@ -150,8 +150,8 @@ def main() -> None:
     except (OSError, RuntimeError) as error:
         module.fail_json(
             msg=f"Found: the role {params['role']} cannot be given its password: {error}. Expected: the container "
-            f"{params['container']} answers, and {params['passfile']} holds the password. Untouched: that file, and all "
-            "rows. Next: mend that, then run the playbook again."
+            f"{params['container']} answers, and {params['passfile']} holds the password. Untouched: that file, and "
+            "all rows. Next: mend that, then run the playbook again."
         )
     module.exit_json(changed=differs)
 
