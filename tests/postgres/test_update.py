@@ -17,7 +17,7 @@ from postgres.test_role import Role, docker, make, remove
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 # pgvector as it was built before, from the same archive.
-OLD = {
+OLD: dict[str, Any] = {
     "postgres_pgvector_version": "0.8.0",
     "postgres_pgvector_sha256": "867a2c328d4928a5a9d6f052cd3bc78c7d60228a9b914ad32aa3db88e9de27b0",
 }
