@@ -72,6 +72,7 @@ from typing import Any
 from ansible.module_utils import settings_error
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pensieve_process import Process, find, healthy, holders, overrides, units
+from ansible.module_utils.settings_error import shown
 
 PROBE = (
     inspect.getsource(settings_error)
@@ -413,6 +414,9 @@ def gather(home: Path, wanted_venv: str) -> tuple[dict[str, Any], list[dict[str,
         ]
     probe = run_probe(venv / "bin" / "python", home, config)
     facts.update(probe)
+    if not facts.get("is_sqlite", True):
+        # It is told to people, and only compared with a URI of ours, which holds no password.
+        facts["database_setting"] = shown(facts["database_setting"])
     problems = judge(probe, venv, config)
     problems += judge_user(home, processes) + judge_environments(home, processes)
     if "endpoint" in facts:
