@@ -53,9 +53,9 @@ class Site:
         }
         self.dsn = f"postgresql://autotasktracker@127.0.0.1:{port}/autotasktracker"
 
-    def play(self, name: str, code: int, **variables: str) -> str:
+    def play(self, name: str, code: int, check: bool = False, **variables: str) -> str:
         """Run a playbook; its output in one line."""
-        done = self._playbook(name, **self.variables, **variables)
+        done = self._playbook(name, *(["--check"] if check else []), **self.variables, **variables)
         said = re.sub(r"\s+", " ", done.stdout + done.stderr)
         assert done.returncode == code, said[-6000:]
         return said

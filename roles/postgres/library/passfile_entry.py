@@ -10,9 +10,15 @@ description:
   - Makes sure that libpq finds a password for a server, port, database and user, and that no earlier wildcard
     entry wins over it.
   - All other lines stay byte for byte. The file gets mode 0600, without which libpq ignores it.
+  - V(absent) takes the entry out.
   - Returns the password, so that the role in the database can be given it; tasks need C(no_log).
     It is never part of a difference.
 options:
+  state:
+    description: Whether the entry is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
   path:
     description: The password file. A symbolic link is followed.
     type: path
@@ -71,10 +77,10 @@ action:
   description: What happened to the entry.
   returned: always
   type: str
-  choices: [kept, moved, generated]
+  choices: [kept, moved, generated, removed]
 password:
   description: The password of the entry.
-  returned: always
+  returned: with state present
   type: str
 """
 
@@ -147,8 +153,26 @@ def with_entry(content: bytes, key: list[bytes], password: bytes) -> bytes:
     if winner is not None and split_entry(winner.rstrip(b"\r\n")) == [*key, password]:
         return content
     entry = ":".join(escape(field.decode()) for field in [*key, password]).encode() + b"\n"
+    return entry + without_entry(content, key)
+
+
+def without_entry(content: bytes, key: list[bytes]) -> bytes:
+    """`content` without entries for exactly `key`."""
+    lines = split_lines(content)
     others = [line for line in lines if line.startswith(b"#") or split_entry(line.rstrip(b"\r\n"))[:4] != key]
-    return entry + b"".join(others)
+    return b"".join(others)
+
+
+def remove(module: AnsibleModule, path: Path, before: bytes, key: list[bytes]) -> None:
+    """Take the entry out, and end the module."""
+    after = without_entry(before, key)
+    if after != before and not module.check_mode:
+        status = path.stat()
+        try:
+            write(path, after, status.st_uid, status.st_gid)
+        except OSError as error:
+            module.fail_json(msg=f"{path} is not writable: {error.strerror}")
+    module.exit_json(changed=after != before, action="removed" if after != before else "kept")
 
 
 def write(path: Path, content: bytes, owner: int, group: int) -> None:
@@ -173,6 +197,7 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "path": {"type": "path", "required": True},
             "host": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "required": True},
@@ -193,6 +218,8 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"{path} is not readable: {error.strerror}")
 
+    if params["state"] == "absent":
+        remove(module, path, before, key)
     password = find_password(before, key)
     action = "kept"
     if password is None:
