@@ -118,6 +118,8 @@ def test_entry_comes_first_and_others_stay(before: bytes) -> None:
     assert after == b":".join(KEY) + b":new\n" + before
     assert passfile_entry.find_password(after, KEY) == b"new"
     assert passfile_entry.with_entry(after, KEY, b"new") == after
+    assert passfile_entry.without_entry(after, KEY) == passfile_entry.without_entry(before, KEY)
+    assert passfile_entry.find_password(passfile_entry.without_entry(after, KEY), KEY) is None
 
 
 def test_entry_behind_a_wildcard_moves_to_the_front() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.autotasktracker_codemod import LEFT_ALONE, changed
 from ansible.module_utils.settings_error import lines_that_change, shown, told, without_content
 from ansible.module_utils.yaml_setting import LIMIT, parsed
@@ -18,7 +18,8 @@ from sqlite_to_postgresql.verify_vectors import vec0_columns
 
 def tag(text: str) -> str:
     """What is told of an error of PyYAML that quotes a tag of the file."""
-    return told(SimpleNamespace(problem_mark=SimpleNamespace(line=0, column=0), problem=text))  # type: ignore[arg-type]
+    error = yaml.MarkedYAMLError(problem=text, problem_mark=yaml.Mark("", 0, 0, 0, "", 0))
+    return str(told(error))
 
 
 def columns(text: str) -> Any:
@@ -28,7 +29,7 @@ def columns(text: str) -> Any:
 
 def source(text: str) -> str:
     """A file of AutoTaskTracker."""
-    return changed("autotasktracker/utils.py", f"text = '''{text}'''\n", [])
+    return str(changed("autotasktracker/utils.py", f"text = '''{text}'''\n", []))
 
 
 PUMPED: list[tuple[Callable[[str], Any], str]] = [

@@ -17,7 +17,7 @@ SCRIPT = "<script>alert('a \"word\"')</script>{{ 7 * 6 }}"
 
 def hostile() -> dict[str, Any]:
     """What was found, with a script in each text."""
-    query = {"name": SCRIPT, "origin": SCRIPT, "calls": [5], "missed": SCRIPT, "times_faster": SCRIPT}
+    query: dict[str, Any] = {"name": SCRIPT, "origin": SCRIPT, "calls": [5], "missed": SCRIPT, "times_faster": SCRIPT}
     query |= {"sqlite_ms": 2.0, "sqlite_p95_ms": 3.0, "postgresql_ms": 1.0, "postgresql_p95_ms": 1.5}
     tables = {SCRIPT: {"source": 1, "target": 1, "quarantined": 0, "compared_cells": 2}}
     return {

@@ -48,7 +48,7 @@ def site(sample: Installation, playbook: Playbook, pensieve_venv: Path, tmp_path
 def refused(site: Site, found: str, **variables: str) -> None:
     """It ends before it has changed anything."""
     before = contents(site.state)
-    said = site.play("teardown.yml", 2, **{"teardown_confirmed": NAME, **variables})
+    said = site.play("teardown.yml", 2, False, **{"teardown_confirmed": NAME, **variables})
     assert f"Found: {found}" in said, said[-3000:]
     assert "Untouched: everything;" in said
     assert "changed=0" in said
@@ -80,8 +80,8 @@ def test_teardown(site: Site, tmp_path: Path) -> None:
         *(str(site.state / name) for name in ("backups", "secrets", "runtime")),
     ):
         assert name in said.partition("Removed for good:")[2].partition("Never touched:")[0], said
-    for name in (site.database, site.config, site.sample.base):
-        assert str(name) in said.partition("Never touched:")[2], said
+    for own in (site.database, site.config, site.sample.base):
+        assert str(own) in said.partition("Never touched:")[2], said
     assert contents(site.state) == before
     assert objects("container")
     assert objects("volume")

@@ -133,8 +133,8 @@ def difference(change: Change) -> dict[str, str]:
     """For `--diff`: the lines that change and no others. Our own module is not shown line by line."""
     if change.path.endswith("postgresql_first.py"):
         return {"prepared": f"{change.path}: the module that comes along\n"}
-    lines = [without_texts(text or "").splitlines(keepends=True) for text in (change.before, change.after)]
-    found = "".join(difflib.unified_diff(*lines, change.path, change.path, n=0))
+    before, after = (without_texts(text or "").splitlines(keepends=True) for text in (change.before, change.after))
+    found = "".join(difflib.unified_diff(before, after, change.path, change.path, n=0))
     return {"prepared": found or f"{change.path}: a text\n"}
 
 
