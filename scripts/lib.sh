@@ -84,6 +84,6 @@ toolchain() {
     fi
     find "$venv" -maxdepth 1 -name '.made-*' ! -name ".made-$stamp-*" -delete
     step "pip" "Installing the toolchain into .venv (${*}; one to two minutes)" \
-        "$venv/bin/python" -m pip install --quiet "${@/#/--requirement=}"
+        "$venv/bin/python" -m pip install --quiet --require-hashes "${@/#/--requirement=}"
     touch "$venv/.made-$stamp-${*//\//-}"
 }

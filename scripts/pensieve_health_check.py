@@ -101,7 +101,7 @@ class Config:
             key: self._plain(value) for key, value in re.findall(r"^(\w+):[ \t]+(\S.*)$", text, re.MULTILINE)
         }
         embedding = re.search(
-            r"^embedding:[^\n]*\n(?:(?:[ \t]+[^\n]*|)\n)*?[ \t]+num_dim:[ \t]*(\d+)", text, re.MULTILINE
+            r"^embedding:[^\n]*\n(?:(?:[ \t][^\n]*|)\n)*?[ \t]+num_dim:[ \t]*(\d+)", text, re.MULTILINE
         )
         self.dimensions = int(embedding.group(1)) if embedding else 768
         self.base = Path(re.sub(r"^~", str(home), self.values.get("base_dir", "~/.memos")))
@@ -111,7 +111,7 @@ class Config:
     @staticmethod
     def _plain(value: str) -> str:
         quoted = re.match(r"""(["'])(.*?)\1""", value)
-        return quoted.group(2) if quoted else re.sub(r"\s+#.*$", "", value).strip()
+        return quoted.group(2) if quoted else re.split(r"\s#", value, maxsplit=1)[0].strip()
 
     @property
     def endpoint(self) -> str:
@@ -127,7 +127,8 @@ def is_postgresql(database: str) -> bool:
 
 def without_password(database: str) -> str:
     """The same URI, without what should not be in it."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", database)
+    scheme, mark, rest = database.partition("://")
+    return f"{scheme}{mark}(not shown)" if ":" in rest.rpartition("@")[0] or "?" in rest else database
 
 
 def get(url: str) -> tuple[int, Any]:

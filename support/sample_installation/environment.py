@@ -96,13 +96,12 @@ def _digest(*files: Path) -> str:
 def make_venv(path: Path, version: str, postgresql: bool, python: Path | None = None) -> None:
     """An environment with Pensieve `version` without models: ready for PostgreSQL, or as users have it."""
     requirements = SUPPORT / ("pensieve-postgresql.txt" if postgresql else "pensieve-sqlite.txt")
-    digest = _digest(SUPPORT / "pensieve-requirements.txt", requirements)
-    stamp = {"memos": version, "requirements": digest}
+    stamp = {"memos": version, "requirements": _digest(requirements)}
     if not _fresh_venv(path, stamp, python):
         return
     with step(f"Installing Pensieve {version} into {path} (about a minute, 700 MB)"):
         pip = str(path / "bin" / "pip")
-        run(pip, "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+        run(pip, "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", requirements)
         install_version(path, version)
     (path / STAMP).write_text(json.dumps(stamp))
 
@@ -140,5 +139,13 @@ def make_consumer(path: Path, python: Path | None = None) -> None:
         return
     with step(f"Installing the AutoTaskTracker-like consumer into {path} (about 10 s)"):
         pip = str(path / "venv" / "bin" / "pip")
-        run(pip, "install", "--quiet", "--disable-pip-version-check", "-r", path / "requirements.txt")
+        run(
+            pip,
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "-r",
+            path / "requirements.txt",
+        )
     (path / "venv" / STAMP).write_text(json.dumps(stamp))

@@ -118,6 +118,8 @@ def test_entry_comes_first_and_others_stay(before: bytes) -> None:
     assert after == b":".join(KEY) + b":new\n" + before
     assert passfile.find_password(after, KEY) == b"new"
     assert passfile.with_entry(after, KEY, b"new") == after
+    assert passfile.without_entry(after, KEY) == passfile.without_entry(before, KEY)
+    assert passfile.find_password(passfile.without_entry(after, KEY), KEY) is None
 
 
 def test_entry_behind_a_wildcard_moves_to_the_front() -> None:

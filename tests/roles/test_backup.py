@@ -172,10 +172,9 @@ def test_an_edit_of_the_value_stops_it_before_anything_changes(site: Site) -> No
     site.add_block()
     edited = site.config.read_bytes().replace(URI.encode(), b"postgresql://me:hunter2@other/db") + b"token: hunter2\r\n"
     site.config.write_bytes(edited)
-    said = rf"Found: {site.config} was edited since the switch: database_path: postgresql://me:\(not shown\)@other/db, "
+    said = rf"Found: {site.config} was edited since the switch: database_path: postgresql://\(not shown\), "
     with pytest.raises(Refused, match=rf"{said}where the migration wrote {URI}(?s:.*){OVERWRITE}") as refused:
         site.restore()
-    assert "-token: (not shown)" in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert site.config.read_bytes() == edited
     assert site.environment.exists()
@@ -316,7 +315,9 @@ def test_a_manifest_of_an_earlier_version(site: Site) -> None:
     site.environment.write_bytes(b"A=1\n")
     site.entries = [{**entry, "written": sha256(content_of(Path(entry["path"])) or b"")} for entry in entries]
     site.environment.write_bytes(b"A=1\nMINE=2\n")
-    with pytest.raises(Refused, match=rf"edited since the switch: it is not what .*(?s:.*)-MINE=2(?s:.*){OVERWRITE}"):
+    with pytest.raises(
+        Refused, match=rf"edited since the switch: it is not what .*(?s:.*)lines 1 to 2 of (?s:.*){OVERWRITE}"
+    ):
         site.restore()
     assert site.config.read_bytes() == b"database_path: postgresql://x\r\n"
     site.environment.write_bytes(b"A=1\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.settings_error import masked, told, without_content
+from ansible.module_utils.settings_error import told, without_content
 from ansible.module_utils.yaml_setting import parsed
 from pensieve_facts import run_probe
 from pensieve_service import log_tail
@@ -74,27 +74,3 @@ def test_a_log_quotes_nothing_of_the_file(tmp_path: Path) -> None:
     assert SECRET not in said
     assert without_content("started\n") == "started\n"
     assert told(broken.value) == "line 2, column 17: mapping values are not allowed here"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("vlm:\n  token: hunter2\n  model: m\n", "vlm:\n  token: (not shown)\n  model: m\n"),
-        ("auth_password: |\n  hunter2\n  more\nocr: 1\n", "auth_password: (not shown)\nocr: 1\n"),
-        ("vlm: {'token': hunter2, model: m}\n", "vlm: {'token': (not shown)\n"),
-        ("export VLM_API_KEY=hunter2\nB=1\n", "export VLM_API_KEY= (not shown)\nB=1\n"),
-        ("database_path: postgresql://me:hunter2@host/db\n", "database_path: postgresql://me:(not shown)@host/db\n"),
-        ("postgresql://me:hunter/2@host/db\n", "postgresql://me:(not shown)@host/db\n"),
-        ("- token:\n    hunter2\nocr: 1\n", "- token: (not shown)\nocr: 1\n"),
-        ("token: |\n  a\n\n  hunter2\n\nocr: 1\n", "token: (not shown)\n\nocr: 1\n"),
-        ("tokens:\n- hunter2\n- more\nocr: 1\n", "tokens: (not shown)\nocr: 1\n"),
-        ("auth_password: hunter2\r\nocr: 1\r\n", "auth_password: (not shown)\nocr: 1\r\n"),
-    ],
-)
-def test_what_is_shown_of_settings_holds_no_secret(text: str, shown: str) -> None:
-    assert masked(text) == shown
-
-
-def test_settings_without_secrets_are_shown_as_they_are() -> None:
-    text = "database_path: postgresql://me@host/db\nvlm:\n  endpoint: http://127.0.0.1:1\n# a comment\n\nocr: {a: 1}\n"
-    assert masked(text) == text

@@ -134,6 +134,25 @@ def test_a_file_that_is_missing_is_named(path: str, checkout: Path) -> None:
         codemod.changes(checkout, MODULE)
 
 
+def test_a_difference_shows_code_and_no_password(checkout: Path, module: ModuleType) -> None:
+    file = checkout / "autotasktracker" / "core" / "reports.py"
+    file.write_text(
+        "import psycopg2\n"
+        "PASSWORD = 'hunter2'\n"
+        "URI = 'postgresql://me:hunter2@localhost:5433/autotasktracker'  # hunter2\n"
+        "NEXT = f'hunter2 {PASSWORD}'\n\n\n"
+        "def ask() -> None:\n"
+        "    psycopg2.connect(f'postgresql://me:hunter2@{PASSWORD}/' 'hunter2')  # hunter2\n"
+    )
+    change = next(change for change in codemod.changes(checkout, MODULE) if change.path.endswith("reports.py"))
+    assert "hunter2" in change.after
+    said = str(module.difference(change))
+    assert "hunter2" not in said
+    assert "PASSWORD = " not in said
+    assert "-URI = '...'" in said
+    assert "+URI = postgresql_first.uri_or('...')" in said
+
+
 def test_no_place_is_hard_coded_any_more(checkout: Path) -> None:
     script = checkout / "quick_dashboard.py"
     script.write_text(

@@ -40,7 +40,7 @@ attributes:
     description: Says which files it would write.
   diff_mode:
     support: full
-    description: Shows the lines that change.
+    description: Shows the lines that change, without what texts and comments say, since there may be passwords.
   idempotent:
     support: full
     description: Source that is changed already stays as it is.
@@ -63,6 +63,7 @@ files:
   elements: str
 """
 
+import difflib
 import subprocess
 import traceback
 from pathlib import Path
@@ -73,7 +74,7 @@ from ansible.module_utils.file_record import bytes_of, keep, kept, place_of, und
 from ansible.module_utils.whole_file import write_like
 
 try:
-    from ansible.module_utils.autotasktracker_codemod import Change, Unrecognised, changed, changes
+    from ansible.module_utils.autotasktracker_codemod import Change, Unrecognised, changed, changes, without_texts
 
     IMPORT_ERROR = None
 except ImportError:
@@ -128,14 +129,12 @@ def write(path: Path, text: str) -> None:
 
 
 def difference(change: Change) -> dict[str, str]:
-    """For `--diff`. Our own module is not shown line by line."""
-    ours = change.path.endswith("postgresql_first.py")
-    return {
-        "before_header": change.path,
-        "after_header": change.path,
-        "before": "" if ours else change.before or "",
-        "after": "(the module that comes along)\n" if ours else change.after,
-    }
+    """For `--diff`: the lines that change and no others. Our own module is not shown line by line."""
+    if change.path.endswith("postgresql_first.py"):
+        return {"prepared": f"{change.path}: the module that comes along\n"}
+    before, after = (without_texts(text or "").splitlines(keepends=True) for text in (change.before, change.after))
+    found = "".join(difflib.unified_diff(before, after, change.path, change.path, n=0))
+    return {"prepared": found or f"{change.path}: a text\n"}
 
 
 def main() -> None:
@@ -186,7 +185,7 @@ def main() -> None:
     module.exit_json(
         changed=bool(found),
         files=[str(checkout / change.path) for change in found],
-        diff=[difference(change) for change in found],
+        diff=[difference(change) for change in found] if module._diff else [],
     )
 
 

@@ -19,14 +19,33 @@ from libcst.codemod.visitors import AddImportsVisitor
 
 PACKAGE = "autotasktracker"
 OURS = "postgresql_first"
-LEFT_ALONE = re.compile(
-    r"(^|/)(tests?|backups?|docs|examples|venv|\.venv|node_modules|\.git|\w*_backup_\d\w*)/|_backup_\d"
-)
+LEFT_ALONE = re.compile(r"(^|/)(tests?|backups?|docs|examples|venv|\.venv|node_modules|\.git)/|_backup_\d")
 """Folders and files whose code does not run in the application."""
-HARD_CODED = re.compile(r"postgres(ql)?://[^@/\s]+:[^@/\s]+@localhost:\d+/autotasktracker")
+HARD_CODED = re.compile(r"postgres(ql)?://[^@/:\s]+:[^@/\s]+@localhost:\d+/autotasktracker")
 ANOTHER_HOME = re.compile(r"/(Users|home)/\w+/[^'\"]*\.memos(/|$)")
 WRAPPERS = ("uri_or", "memos_path")
-TRIGGERS = re.compile("psycopg2|" + HARD_CODED.pattern + "|" + ANOTHER_HOME.pattern)
+TRIGGERS = re.compile(r"psycopg2|postgres(ql)?://|\.memos\b")
+"""What a file holds in which there may be something to change."""
+
+
+class Hidden(cst.CSTTransformer):
+    """Code without what texts and comments say, which may be a password."""
+
+    def leave_SimpleString(self, original_node: cst.SimpleString, updated_node: cst.SimpleString) -> cst.SimpleString:
+        return updated_node.with_changes(value=f"{updated_node.prefix}{updated_node.quote}...{updated_node.quote}")
+
+    def leave_FormattedStringText(
+        self, original_node: cst.FormattedStringText, updated_node: cst.FormattedStringText
+    ) -> cst.FormattedStringText:
+        return updated_node.with_changes(value="...")
+
+    def leave_Comment(self, original_node: cst.Comment, updated_node: cst.Comment) -> cst.Comment:
+        return updated_node.with_changes(value="# ...")
+
+
+def without_texts(code: str) -> str:
+    """Python as a person may be shown it."""
+    return cst.parse_module(code).visit(Hidden()).code
 
 
 class Change(NamedTuple):

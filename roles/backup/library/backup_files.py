@@ -60,7 +60,9 @@ attributes:
     description: Says what it would do.
   diff_mode:
     support: full
-    description: Shows the lines that restoring changes.
+    description:
+      - Shows the setting or the lines of the migration that restoring takes back, and which other lines it changes. Not
+        what these say, which may be a password.
 author:
   - Pensieve migration maintainers (@pensieve-migration)
 """
@@ -101,7 +103,7 @@ files:
       done: database_path put back, later edits kept
 """
 
-import difflib
+import contextlib
 import hashlib
 import stat
 import time
@@ -111,9 +113,9 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.file_record import Record, kept, undone
-from ansible.module_utils.settings_error import masked, told
+from ansible.module_utils.settings_error import lines_that_change, told
 from ansible.module_utils.whole_file import Staged, read, remove, status_of, write
-from ansible.module_utils.yaml_setting import put_back
+from ansible.module_utils.yaml_setting import line, place, put_back
 
 Entry = dict[str, Any]
 
@@ -140,6 +142,7 @@ class Wanted(NamedTuple):
 class Work(NamedTuple):
     """One file to restore: what it holds now, what it is to hold, and where the edited one goes, if anywhere."""
 
+    entry: Entry
     path: Path
     now: bytes | None
     wanted: Wanted
@@ -267,11 +270,16 @@ def wanted(entry: Entry, record: Record | None, before: Wanted, now: bytes) -> W
     return before if content == before.content and "block" not in entry else Wanted(content, done)
 
 
-def difference(path: Path, now: bytes | None, then: bytes | None) -> str:
-    """Lines that restoring one file changes."""
-    lines = [masked((content or b"").decode("utf-8", "replace")).splitlines(keepends=True) for content in (now, then)]
-    shown = difflib.unified_diff(lines[0], lines[1], f"{path} (now)", f"{path} (restored)")
-    return "".join(shown) or f"{path}: a value that is not shown\n"
+def difference(entry: Entry, now: bytes | None, then: bytes | None) -> str:
+    """What restoring one file changes: the migration's own setting in full, of all else the numbers of the lines."""
+    texts = [(content or b"").decode("utf-8", "replace") for content in (now, then)]
+    said = []
+    if "key" in entry:
+        with contextlib.suppress(ValueError):  # one of both cannot be read
+            places = [place(text, entry["key"]) for text in texts]
+            lines = [line(entry["key"], found and found.value) for found in places]
+            said = [f"{sign}{one}" for sign, one in zip("-+", lines) if one and lines[0] != lines[1]]
+    return "".join([*said, f"{lines_that_change(*texts)} of {entry['path']}\n"])
 
 
 def replace(module: AnsibleModule, work: list[Work]) -> None:
@@ -280,18 +288,18 @@ def replace(module: AnsibleModule, work: list[Work]) -> None:
     try:
         with ExitStack() as held:
             made: list[Staged] = []
-            for path, now, wanted, aside in work:
+            for _entry, path, now, wanted, aside in work:
                 contents = [(path, wanted.content, wanted.owned)]
                 if aside is not None:
                     contents.insert(0, (aside, now, None))
-                for place, content, status in contents:
+                for target, content, status in contents:
                     if content is not None:
                         mode, uid, gid = status or owned(path)
-                        made.append(held.enter_context(closing(Staged(place, content, mode, gid, uid))))
+                        made.append(held.enter_context(closing(Staged(target, content, mode, gid, uid))))
             for file in made:
                 path = file.path
                 file.put()
-            for path, _now, wanted, _aside in work:
+            for _entry, path, _now, wanted, _aside in work:
                 if wanted.content is None:
                     remove(path)
     except OSError as error:
@@ -329,7 +337,10 @@ def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> lis
         except ValueError as error:
             found, edited = before, True
             if not overwrite:
-                shown = difference(path, now, before.content)
+                shown = difference(entry, now, before.content)
+                copy = entry.get("copy")
+                if copy and content_of(Path(copy)) == before.content:
+                    shown += f"(diff {path} {copy} shows it)"
                 module.fail_json(
                     msg=f"Found: {path} was edited since the switch: {error}. The whole file of before would "
                     f"change:\n{shown}\nExpected: what the migration wrote. Untouched: every settings file. "
@@ -342,7 +353,7 @@ def restore(module: AnsibleModule, entries: list[Entry], overwrite: bool) -> lis
         if edited and overwrite:
             aside = path.with_name(f"{path.name}.edited-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
             found = before._replace(done=f"{before.done}; the edited one is kept as {aside}")
-        work.append(Work(path, now, found, aside))
+        work.append(Work(entry, path, now, found, aside))
     if not module.check_mode:
         replace(module, work)
     return work
@@ -376,7 +387,7 @@ def main() -> None:
                 "Untouched: every settings file. Next: mend that, then run the playbook again."
             )
         prepared = "\n".join(
-            f"{one.path}: {one.wanted.done}\n{difference(one.path, one.now, one.wanted.content)}" for one in work
+            f"{one.path}: {one.wanted.done}\n{difference(one.entry, one.now, one.wanted.content)}" for one in work
         )
         module.exit_json(
             changed=bool(work),

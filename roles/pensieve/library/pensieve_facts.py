@@ -90,6 +90,7 @@ from ansible.module_utils.ownership import (
     running_as,
 )
 from ansible.module_utils.pensieve_process import Process, find, healthy, holders, overrides, units
+from ansible.module_utils.settings_error import shown
 
 PROBE = (
     inspect.getsource(settings_error)
@@ -473,6 +474,9 @@ def gather(home: Path, wanted_venv: str, places: list[str]) -> tuple[dict[str, A
         return facts, foreign + other
     probe = run_probe(venv / "bin" / "python", home, config, owner)
     facts.update(probe)
+    if not facts.get("is_sqlite", True):
+        # It is told to people, and only compared with a URI of ours, which holds no password.
+        facts["database_setting"] = shown(facts["database_setting"])
     problems = judge(probe, venv, config) + other + judge_environments(home, processes)
     if "endpoint" in facts and not ADDRESS.fullmatch(facts["endpoint"]):
         problems.append(

@@ -167,12 +167,21 @@ def send(pid: int, number: signal.Signals) -> None:
         return
 
 
+LOG_LIMIT = 1 << 20  # bytes of a log that are read for its last lines
+
+
 def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
     """Last lines of a service's log, without what it quotes of a settings file that it could not read."""
     log = base_dir / "logs" / f"{service}.log"
     if not log.is_file():
         return f"(no {log})"
-    return "\n".join(without_content(log.read_text(encoding="utf-8", errors="replace")).splitlines()[-lines:])
+    beyond = log.stat().st_size - LOG_LIMIT
+    with log.open("rb") as file:
+        file.seek(max(beyond, 0))
+        text = file.read().decode("utf-8", "replace")
+    if beyond > 0:  # a line may have been cut in two
+        text = text.partition("\n")[2]
+    return "\n".join(without_content(text).splitlines()[-lines:])
 
 
 def named_reader(file: Path | None) -> set[int]:

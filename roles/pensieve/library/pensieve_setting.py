@@ -35,7 +35,7 @@ attributes:
     description: Says what it would change.
   diff_mode:
     support: full
-    description: Shows the lines that change.
+    description: Shows the old value and the new one, and nothing else of the file, which may hold passwords.
 author:
   - Pensieve migration maintainers (@pensieve-migration)
 """
@@ -50,7 +50,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 previous:
-  description: The value before; null when the key was not there.
+  description: The value before, of a URI with a password its scheme alone; null when the key was not there.
   returned: always
   type: str
 """
@@ -60,9 +60,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.file_record import keep, place_of
-from ansible.module_utils.settings_error import masked, told
+from ansible.module_utils.settings_error import shown, told
 from ansible.module_utils.whole_file import read, write_like
-from ansible.module_utils.yaml_setting import with_setting
+from ansible.module_utils.yaml_setting import line, with_setting
 
 
 def content_of(path: Path) -> bytes | None:
@@ -118,8 +118,9 @@ def main() -> None:
             f"Expected: a YAML mapping whose {key} can be replaced. Untouched: {untouched}. "
             f"Next: write {key} on a line of its own (or mend what stands above), then run the playbook again."
         )
-    shown = {"before": masked(before), "after": masked(after)}
-    difference = {"before_header": str(path), "after_header": str(path), **shown}
+    headers = {"before_header": str(path), "after_header": str(path)}
+    difference = {**headers, "before": line(key, previous), "after": line(key, value)}
+    previous = None if previous is None else shown(previous)
     module.exit_json(changed=after != before, previous=previous, diff=difference if after != before else {})
 
 

@@ -9,17 +9,12 @@ import re
 
 # What PyYAML quotes, as Python writes it: tokens of YAML itself and the tabs that people indent with, which are no
 # content, or else a name, a tag, a character of the file.
-QUOTED = re.compile(r"""('(?:<[a-z ]+>|\\t|[],}:.>! ])')|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# One that does not end is taken to the end, so that each character is looked at once.
+QUOTED = re.compile(
+    r"""('(?:<[a-z ]+>|\\t|[],}:.>! ])')|'(?:[^'\\]|\\[\s\S])*(?:'|\\?\Z)|"(?:[^"\\]|\\[\s\S])*(?:"|\\?\Z)"""
+)
 
 HIDDEN = "(not shown)"
-
-# A line with such a key, and those that go on with its value: deeper ones and items of a list, empty ones in between.
-SECRET = re.compile(
-    r"""^([ \t]*)(.*?(?:passw(?:or)?d|token|secret|api_?key)[\w"']*[ \t]*[:=]).*"""
-    r"""(?:\n(?:[ \t\r]*\n)*\1(?:[ \t]+|- )\S.*)*""",
-    re.I | re.M,
-)
-URI = re.compile(r"(://[^\s:/@]*:)[^\s@]+(?=@)")
 
 
 def told(error: Exception) -> str:
@@ -45,9 +40,22 @@ def told(error: Exception) -> str:
 def without_content(log: str) -> str:
     """A log without what errors of PyYAML and Pydantic quote of the file."""
     log = re.sub(r'(in "[^"\n]*", line \d+, column \d+):\n.*\n *\^', r"\1", log)
-    return re.sub(r"input_value=.*?(?=, input_type=)", f"input_value={HIDDEN}", log)
+    return re.sub(r"input_value=.*?(, input_type=|$)", rf"input_value={HIDDEN}\1", log, flags=re.MULTILINE)
 
 
-def masked(text: str) -> str:
-    """Settings as a person may be shown them: without the values of keys that sound secret, and URIs' passwords."""
-    return URI.sub(rf"\1{HIDDEN}", SECRET.sub(rf"\1\2 {HIDDEN}", text))
+def shown(value: str) -> str:
+    """The value of database_path as a person may be shown it: of a URI that may hold a password, its scheme alone."""
+    scheme, mark, rest = value.partition("://")
+    return f"{scheme}{mark}{HIDDEN}" if ":" in rest.rpartition("@")[0] or "?" in rest else value
+
+
+def lines_that_change(before: str, after: str) -> str:
+    """Numbers of the first and the last line of `before` that are others in `after`, and nothing of what they say."""
+    old, new = before.split("\n"), after.split("\n")
+    both = min(len(old), len(new))
+    first = next((number for number in range(both) if old[number] != new[number]), both)
+    same = next((number for number in range(both - first) if old[-1 - number] != new[-1 - number]), both - first)
+    last = len(old) - same
+    if first == last:
+        return f"what follows line {first}"
+    return f"line {last}" if first + 1 == last else f"lines {first + 1} to {last}"

@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 import yaml
-from ansible.module_utils.settings_error import masked, told
+from ansible.module_utils.settings_error import shown, told
 
 
 class Place(NamedTuple):
@@ -18,8 +18,13 @@ class Place(NamedTuple):
     value: str
 
 
+LIMIT = 1 << 20  # bytes; Pensieve's own are a few thousand, and PyYAML takes seconds for this many
+
+
 def parsed(content: bytes) -> Any:
     """Content of a YAML file. Raises ValueError, which quotes nothing of it: the file may hold passwords."""
+    if len(content) > LIMIT:
+        raise ValueError(f"{len(content)} bytes, where settings have {LIMIT} at most")
     try:
         return yaml.safe_load(content.decode("utf-8"))
     except Exception as error:  # PyYAML raises whatever a value's own conversion does
@@ -63,6 +68,11 @@ def place(text: str, key: str) -> Place | None:
     if node.style in ("|", ">"):
         raise ValueError(f"{key} is a block of several lines")
     return Place(name.start_mark.index, node.start_mark.index, node.end_mark.index, str(node.value))
+
+
+def line(key: str, value: str | None) -> str:
+    """A setting, and nothing else of its file, as a person may be shown it; empty when it is not there."""
+    return "" if value is None else f"{key}: {scalar(shown(value))}\n"
 
 
 def with_setting(text: str, key: str, value: str) -> tuple[str, str | None]:
@@ -118,8 +128,8 @@ def put_back(now: str, before: str, after: str, key: str) -> str:
     if (here and here.value) == (old and old.value):
         return now
     if here is None or here.value != ours.value:
-        found = f"{key} is not there any more" if here is None else masked(f"{key}: {here.value}")
-        raise ValueError(f"{found}, where the migration wrote {masked(ours.value)}")
+        found = f"{key} is not there any more" if here is None else f"{key}: {shown(here.value)}"
+        raise ValueError(f"{found}, where the migration wrote {shown(ours.value)}")
     if old is None:
         back = without(now, here, before)
     else:

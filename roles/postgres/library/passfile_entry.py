@@ -10,8 +10,14 @@ description:
   - Makes sure that libpq finds a password for a server, port, database and user, and that no earlier wildcard
     entry wins over it.
   - All other lines stay byte for byte. The file gets mode 0600, without which libpq ignores it.
+  - V(absent) takes the entry out.
   - The password is in the file alone, and no part of what the module returns.
 options:
+  state:
+    description: Whether the entry is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
   path:
     description:
       - The password file. A link of the owner's to a file of the owner's is followed. Its folder is made, mode 0700.
@@ -66,7 +72,7 @@ action:
   description: What happened to the entry.
   returned: always
   type: str
-  choices: [kept, moved, generated]
+  choices: [kept, moved, generated, removed]
 """
 
 import contextlib
@@ -79,7 +85,7 @@ from pathlib import Path
 from ansible.module_utils import whole_file
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.ownership import acting_as, name_of
-from ansible.module_utils.passfile import find_password, with_entry
+from ansible.module_utils.passfile import find_password, with_entry, without_entry
 
 MODE = 0o600
 # libpq takes all characters; these need no escaping in the file, in a URI and in a shell.
@@ -90,6 +96,7 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "path": {"type": "path", "required": True},
             "host": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "required": True},
@@ -110,13 +117,15 @@ def main() -> None:
             with contextlib.suppress(FileNotFoundError):
                 before, mode = whole_file.read(path, owner), stat.S_IMODE(whole_file.status_of(path).st_mode)
             found = find_password(before, key)
-            if found is None:
-                action = "generated"
-            password = found or "".join(secrets.choice(ALPHABET) for _ in range(params["length"])).encode()
-            after = with_entry(before, key, password)
-            if action == "kept" and after != before:
-                action = "moved"
-            changed = after != before or mode != MODE
+            if params["state"] == "absent":
+                after = without_entry(before, key)
+                action = "removed" if after != before else "kept"
+            else:
+                action = "kept" if found else "generated"
+                password = found or "".join(secrets.choice(ALPHABET) for _ in range(params["length"])).encode()
+                after = with_entry(before, key, password)
+                action = "moved" if found and after != before else action
+            changed = after != before or (params["state"] == "present" and mode != MODE)
             if changed and not module.check_mode:
                 whole_file.make_folder(path.parent)
                 whole_file.write(path, after, MODE)
@@ -138,7 +147,7 @@ def main() -> None:
                 "mode": f"{mode:04o}" if mode is not None else "absent",
                 name: "first" if action == "kept" else "",
             },
-            "after": {"mode": f"{MODE:04o}", name: "first"},
+            "after": {"mode": f"{MODE:04o}", name: "first" if params["state"] == "present" else ""},
         },
     )
 

@@ -59,5 +59,11 @@ def with_entry(content: bytes, key: list[bytes], password: bytes) -> bytes:
     if winner is not None and split_entry(winner.rstrip(b"\r\n")) == [*key, password]:
         return content
     entry = ":".join(escape(field.decode()) for field in [*key, password]).encode() + b"\n"
+    return entry + without_entry(content, key)
+
+
+def without_entry(content: bytes, key: list[bytes]) -> bytes:
+    """`content` without entries for exactly `key`."""
+    lines = split_lines(content)
     others = [line for line in lines if line.startswith(b"#") or split_entry(line.rstrip(b"\r\n"))[:4] != key]
-    return entry + b"".join(others)
+    return b"".join(others)

@@ -195,10 +195,11 @@ def index_statement(index: TargetIndex) -> str:
     for as long as the index lives; what is missed through a poor graph no hnsw.ef_search finds. The definition is given
     back at once, in the same transaction: what comes later is inserted with the effort that the application wants.
     """
-    given = re.search(r" WITH \((.*\bef_construction='(\d+)'.*?)\)", index.create)
-    if index.method != "hnsw" or given is None or int(given[2]) >= _EF_CONSTRUCTION:
+    given = re.search(r" WITH \(([^()]*)\)", index.create)
+    effort = re.search(r"\bef_construction='(\d+)'", given[1]) if given else None
+    if index.method != "hnsw" or given is None or effort is None or int(effort[1]) >= _EF_CONSTRUCTION:
         return index.create
-    raised = given[0].replace(f"ef_construction='{given[2]}'", f"ef_construction='{_EF_CONSTRUCTION}'")
+    raised = given[0].replace(effort[0], f"ef_construction='{_EF_CONSTRUCTION}'")
     built = index.create.replace(given[0], raised)
     return f"{built}; ALTER INDEX {STAGING}.{quoted(index.name)} SET ({given[1]})"
 

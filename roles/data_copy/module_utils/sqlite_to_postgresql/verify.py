@@ -205,7 +205,8 @@ class _Plan:
             self.tables[name] = Table(name, columns, key, merged, True, True)
             return
         info = {row[1]: row for row in self.source.execute(f"PRAGMA table_info({quoted(name)})")}
-        has_rowid = not re.search(r"\)[^)]*\bWITHOUT\s+ROWID\b[^)]*$", self.ordinary[name], re.IGNORECASE)
+        options = self.ordinary[name].rpartition(")")[2]
+        has_rowid = not re.search(r"\bWITHOUT\s+ROWID\b", options, re.IGNORECASE)
         primary = [column for column, row in info.items() if row[5]]
         alias = has_rowid and len(primary) == 1 and info[primary[0]][2].upper() == "INTEGER"
         self.tables[name] = Table(name, columns, key, merged, has_rowid, alias and key == tuple(primary))

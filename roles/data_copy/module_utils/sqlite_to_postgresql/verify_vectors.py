@@ -34,7 +34,7 @@ def vec0_columns(sql: str) -> list[_VecColumn]:
     body = sql[sql.index("(") + 1 : sql.rindex(")")]
     counts: Counter[str] = Counter()
     columns = []
-    for part in re.split(r",(?![^\[]*\])", body):
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\]?)+", body):
         words = part.split()
         if not words or "=" in words[0]:
             continue
