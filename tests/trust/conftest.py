@@ -71,7 +71,7 @@ class Machine:
         assert "ERROR!" not in said, said
         return said
 
-    def module(self, user: str, name: str, **arguments: Any) -> dict[str, Any]:
+    def module(self, user: str, name: str, /, **arguments: Any) -> dict[str, Any]:
         """What a module of the project answers."""
         command = [str(Path(sys.executable).parent / "ansible"), "all", "-i", str(self._inventory(user))]
         command += ["--module-name", name, "--args", json.dumps(arguments)]
