@@ -79,10 +79,10 @@ class Machine:
         done = subprocess.run(
             command, cwd=ROOT, env={**os.environ, **shown}, capture_output=True, text=True, check=False
         )
-        said = done.stdout[done.stdout.find("{") :]
+        state, _, said = done.stdout.rpartition(" => ")
         assert said, done.stdout + done.stderr
         told: dict[str, Any] = json.JSONDecoder().raw_decode(said)[0]
-        return told
+        return {**told, "failed": state.endswith("FAILED!")}
 
     def python(self, user: str, text: str) -> str:
         """The last line of what goes wrong in a script that has the project's modules; nothing where all is well."""
@@ -157,7 +157,7 @@ def home(machine: Machine) -> Path:
     """The owner's home, as new, with a Pensieve whose interpreter notes in /tmp/seen as whom it runs."""
     machine.sh(
         "find /home/owner /home/stranger /root /srv /tmp -mindepth 1 -delete; : >/tmp/seen; chmod 666 /tmp/seen; "
-        "chown owner: /home/owner; chmod 755 /home/owner"
+        "chown owner: /home/owner; chmod 755 /home/owner /srv"
     )
     machine.sh(
         f"mkdir -p {HOME}/.memos; cd {HOME}/.memos; touch database.db; echo 'database_path: database.db' >config.yaml",
