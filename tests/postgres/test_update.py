@@ -73,6 +73,12 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
         docker("run", "--detach", f"--name={role.name}", f"--label=pensieve-postgres.home={role.home}",
                f"--publish=127.0.0.1:{role.port}:5432", f"--volume={role.name}-data:/var/lib/postgresql/data",
                tag, "postgres")  # fmt: skip
+        for _ in range(120):
+            try:
+                role.query("SELECT 1")
+                break
+            except psycopg2.OperationalError:
+                time.sleep(0.5)
         yield role
     finally:
         remove(role)
@@ -90,7 +96,7 @@ def test_everything_comes_over_and_rows_stay(old: Role) -> None:
     with Downtime(old) as downtime:
         done = old.run()
     assert done.code == 0, done.output
-    assert "vector 0.8.0 has built this database's vector indexes" in done.output
+    assert "vector 0.8.0 has built this database" in done.output
     assert 0 < downtime.seconds < MOST_SECONDS
     assert old.query(ROWS) == rows
     now = old.query(INDEXES)
@@ -117,7 +123,8 @@ def test_a_newer_postgresql_of_the_archive_is_told_and_taken(old: Role, tmp_path
     rows = old.query(ROWS)
     taken = old.run(postgres_image_refresh=True)
     assert taken.code == 0, taken.output
-    assert f"{tag} has postgresql 15.1-0+deb12u1; Debian's archive has 15." in taken.output
+    assert f"{tag} has postgresql 15.1-0+deb12u1;" in taken.output
+    assert "archive has 15." in taken.output
     labels = docker("image", "inspect", "--format={{json .Config.Labels}}", tag)
     assert "15.1-0+deb12u1" not in labels
     assert old.query(ROWS) == rows
@@ -132,7 +139,7 @@ def test_an_archive_that_has_moved_on(old: Role) -> None:
     try:
         done = old.run("image", postgres_image_debian=tag, postgres_pgvector_sha256="0" * 64, **wanted)
         assert done.code == 0, done.output
-        assert "Debian's archive has moved on from pgvector 0.7.9: 0.8.0 of trixie is taken." in done.output
+        assert "archive has moved on from pgvector 0.7.9: 0.8.0 of trixie is taken." in done.output
         control = docker("run", "--rm", tag, "cat", "/usr/share/postgresql/15/extension/vector.control")
         assert "default_version = '0.8.0'" in control
     finally:
