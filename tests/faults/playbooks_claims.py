@@ -114,7 +114,8 @@ CLAIMS: list[tuple[str, Check]] = [
     (r"PostgreSQL|all of the target|the data in the volume \S+|the rows of Pensieve in PostgreSQL", _postgresql),
     (r"(every row of )?both databases", _both),
     (r"both databases by (this comparison|the report|the start)(, which only reads)?", _true),
-    (r"what was written before it stands", _true),
+    (r"what was written before it stands|all that this connection was to change", _true),
+    (r"the target shows the snapshot or all of the difference, never a part of it", _true),
     (
         r"both databases(, which were only read)?|PostgreSQL, which are as before this run|nothing was carried back",
         _both,
