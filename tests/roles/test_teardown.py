@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration_journal import Holder, boot, started
+from ansible.module_utils.migration_journal import Holder, boot
+from ansible.module_utils.processes import started
 from sample_installation.installation import Installation
 
 from .conftest import Playbook, own_server
