@@ -21,7 +21,7 @@ NAME = "manifest.json"
 STAMP = re.compile(r"\d{8}T\d{6}Z")
 """What a run calls the folder of its backup. One of another name is a person's."""
 
-UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]+\.service")
+UNIT = re.compile(r"(?!-)[A-Za-z0-9:_.@\\-]+\.service")  # a leading - would be an option of systemctl
 
 Kinds = dict[str, "type | tuple[type, ...]"]
 

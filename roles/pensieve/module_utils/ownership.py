@@ -110,13 +110,18 @@ def require_own_environment(venv: Path, uid: int) -> None:
     the folders above, and the packages that it finds first.
     """
     places = [venv / "bin" / "python", venv / "pyvenv.cfg", *venv.glob("lib*/python*/site-packages/*")]
-    seen = {}
+    seen = set()
     for place in places:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             for step, status in steps(place):
-                seen[step] = status
-    for step, status in seen.items():
-        _require_closed(step, status, uid)
+                if step not in seen:
+                    _require_closed(step, status, uid)
+                    seen.add(step)
+        except (FileNotFoundError, ForeignError) as error:
+            if isinstance(error, ForeignError):
+                raise
+        except OSError as error:  # a link that leads round in a circle hides nothing that stands beside it
+            raise ForeignError(error.errno, f"it cannot be followed: {error.strerror}", str(place)) from error
 
 
 def _groups(uid: int) -> tuple[int, list[int]]:

@@ -125,7 +125,7 @@ def show(unit: Unit, *properties: str) -> dict[str, str]:
 
     Source: org.freedesktop.systemd1(5).
     """
-    command = ["systemctl", f"--{unit.scope}", "show", unit.name, *(f"--property={name}" for name in properties)]
+    command = ["systemctl", f"--{unit.scope}", "show", *(f"--property={name}" for name in properties), "--", unit.name]
     environment = {"XDG_RUNTIME_DIR": f"/run/user/{os.geteuid()}", **os.environ}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
