@@ -254,11 +254,17 @@ class Place:
     # ---- disks
 
     def fill(self, disk: str, left: int) -> None:
-        """Leave so many bytes on one of the disks."""
+        """Leave so many bytes on one of the disks, or fewer where somebody writes there meanwhile."""
         folder = self.disks[disk]
-        free = shutil.disk_usage(folder).free - left
-        if free > 0:
-            as_root("fallocate", "-l", str(free), folder / "filler")
+        for attempt in range(5):
+            free = shutil.disk_usage(folder).free - left - (attempt << 20)
+            try:
+                if free > 0:
+                    as_root("fallocate", "-l", str(free), folder / "filler")
+                return
+            except RuntimeError:
+                as_root("rm", "-f", folder / "filler")
+        raise RuntimeError(f"{folder} could not be filled")
 
     def empty(self, disk: str) -> None:
         """Give them back."""

@@ -46,6 +46,7 @@ class Play:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.ended = 0.0
+        self._closed = float("inf")
 
     def _read(self) -> None:
         assert self.process.stdout
@@ -55,6 +56,7 @@ class Play:
                 title = named.group(1)
                 self._on_task((title, self._seen[title]))
                 self._seen[title] += 1
+        self._closed = time.time()
 
     def running(self) -> bool:
         """Whether it has not ended."""
@@ -65,8 +67,9 @@ class Play:
         if not wait(lambda: not self.running(), seconds, 0.1):
             self.kill()
             return None
-        self.ended = time.time()
+        seen = time.time()
         self._reader.join(2)  # A process that has outlived it may keep the pipe open.
+        self.ended = min(seen, self._closed)  # One that ran beside another is asked late.
         return self.process.returncode
 
     def kill(self) -> None:

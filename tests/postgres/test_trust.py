@@ -73,6 +73,13 @@ def test_rights_that_no_owner_needs_are_taken_away_and_told(server: Role, attack
         server.query("COPY public.called FROM PROGRAM 'id'")
 
 
+def test_status_names_the_same(server: Role, attacked: Result) -> None:
+    server.query("ALTER ROLE autotasktracker CREATEDB; GRANT pg_read_server_files TO autotasktracker", "postgres")
+    told = server.run("status", "-v")
+    server.query("ALTER ROLE autotasktracker NOCREATEDB; REVOKE pg_read_server_files FROM autotasktracker", "postgres")
+    assert "rights that no owner of a database needs: CREATEDB, member of pg_read_server_files. Next: " in told.output
+
+
 def test_passwords_are_in_no_output_of_ansible(server: Role, attacked: Result) -> None:
     assert "starting run" in attacked.output, "ANSIBLE_DEBUG has no effect"
     assert [password for password in passwords(server) if password in attacked.output] == []

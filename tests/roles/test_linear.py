@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.autotasktracker_codemod import LEFT_ALONE, changed
-from ansible.module_utils.settings_error import lines_that_change, shown, told, without_content
-from ansible.module_utils.yaml_setting import LIMIT, parsed
+from ansible.module_utils.settings_error import LIMIT, lines_that_change, shown, told, without_content
+from ansible.module_utils.yaml_setting import parsed
 from pensieve_health_check import Config, without_password
 from pensieve_service import LOG_LIMIT, log_tail
 from sqlite_to_postgresql.verify_vectors import vec0_columns
@@ -39,6 +39,11 @@ PUMPED: list[tuple[Callable[[str], Any], str]] = [
     (without_content, "input_value="),
     (without_content, 'in "'),
     (without_content, 'in "", line 1, column 1:\n '),
+    (without_content, '\' in "", line 1, column 1'),
+    (without_content, '\n in "", line 1, column 1\n\''),
+    (without_content, "Value error, "),
+    (shown, "pass"),
+    (shown, "key "),
     (shown, "://:"),
     (shown, "://a:b"),
     (without_password, "://:"),

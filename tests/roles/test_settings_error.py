@@ -47,6 +47,7 @@ def test_bytes_that_are_no_text() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("a: 1\n" * 300_000, "more than 1048576 bytes, where settings have fewer"),
         (f"vlm:\n  token: {SECRET}: x\n", "line 2, column 17: mapping values are not allowed here"),
         (f"vlm: {SECRET}\nauth_password: [{SECRET}]\n", "vlm: Input should be .*; auth_password: Input should be "),
         (f"- {SECRET}\n", "the top level is list, not a mapping"),
@@ -74,3 +75,31 @@ def test_a_log_quotes_nothing_of_the_file(tmp_path: Path) -> None:
     assert SECRET not in said
     assert without_content("started\n") == "started\n"
     assert told(broken.value) == "line 2, column 17: mapping values are not allowed here"
+
+
+@pytest.mark.parametrize("text", [f"token: *{SECRET}\n", f"token: !{SECRET} x\n", f"a: &{SECRET} 1\nb: &{SECRET} 2\n"])
+def test_a_log_names_no_alias_anchor_or_tag(text: str) -> None:
+    with pytest.raises(yaml.YAMLError) as broken:
+        yaml.safe_load(text)
+    log = "".join(traceback.format_exception(broken.value))
+    assert SECRET in log
+    said = without_content(log)
+    assert SECRET not in said
+    assert 'in "<unicode string>", line ' in said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            f"Input should be a string [type=string_type, input_value=['a', input_type=, '{SECRET}'], input_type=list]",
+            "Input should be a string [type=string_type, input_value=(not shown), input_type=list]",
+        ),
+        (
+            f"Value error, {SECRET} is no port [type=value_error, input_value='{SECRET}', input_type=str]",
+            "Value error: (not shown) [type=value_error, input_value=(not shown), input_type=str]",
+        ),
+    ],
+)
+def test_a_log_names_no_value(line: str, said: str) -> None:
+    assert without_content(line) == said

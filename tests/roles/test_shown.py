@@ -111,6 +111,11 @@ def test_a_refused_edit_tells_which_lines_and_how_to_see_them(site: Site) -> Non
         ("postgresql://me:hunter/2@host/db", "postgresql://(not shown)"),
         ("postgresql://host/db?user=me&password=hunter2", "postgresql://(not shown)"),
         ("postgresql://host/db?password=p@hunter2", "postgresql://(not shown)"),
+        ("postgresql:me:hunter2@host/db", "postgresql:(not shown)"),
+        ("host=db user=me password=hunter2", "(not shown)"),
+        ("host=db user=me PassWord = hunter2", "(not shown)"),
+        ("file:database.db?key=hunter2", "file:(not shown)"),
+        ("/data/key/database.db", "/data/key/database.db"),
     ],
 )
 def test_a_uri_that_may_hold_a_password(value: str, told: str) -> None:

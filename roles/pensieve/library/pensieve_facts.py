@@ -111,7 +111,12 @@ if not out["knows_postgresql"]:
     say()
 import yaml
 try:
-    config = yaml.safe_load(Path(os.environ["PENSIEVE_CONFIG"]).read_text(encoding="utf-8"))
+    with open(os.environ["PENSIEVE_CONFIG"], "rb") as file:
+        content = file.read(LIMIT + 1)
+    if len(content) > LIMIT:
+        out["config_error"] = "more than %d bytes, where settings have fewer" % LIMIT
+        say()
+    config = yaml.safe_load(content.decode("utf-8"))
 except OSError as error:
     out["config_error"] = str(error)
     say()
@@ -453,7 +458,7 @@ def gather(home: Path, wanted_venv: str, places: list[str]) -> tuple[dict[str, A
     venv = Path(wanted_venv) if wanted_venv else find_venv(home, processes)
     if venv is not None:
         facts["venv"] = str(venv)
-    if foreign := judge_trust("config_foreign", config, partial(whole_file.read, config, owner), owner):
+    if foreign := judge_trust("config_foreign", config, partial(whole_file.head, config, 1, owner), owner):
         return facts, foreign + other
     if not config.is_file():
         return facts, [missing, *other]

@@ -25,6 +25,12 @@ SERVICES = ("serve", "record", "watch")
 RUNNERS = ("memos.commands", "memos", "pen")
 """What a command line calls Pensieve by: the module, or one of its console scripts."""
 
+USER_OPTIONS = {"runuser": ("-u", "--user"), "sudo": ("-u", "--user"), "setpriv": ("--reuid",), "su": ()}
+"""Programs that run another as a user, and the option that names this user; for the first and the last also a word."""
+
+VALUED_OPTIONS = ("-s", "--shell", "-g", "--group", "-G", "--supp-group", "-w", "--regid", "--groups")
+"""Options of these programs that a value follows."""
+
 SCRIPT = 1 << 16
 """Bytes of a unit's program that are looked at for Pensieve's name."""
 
@@ -139,16 +145,39 @@ def _names_pensieve(exec_start: str) -> bool:
     return any(Path(word).name in RUNNERS or "/.memos/" in word for word in exec_start.split())
 
 
+def switched_to(exec_start: str) -> str | None:
+    """The user as whom a unit's command runs another, like ``runuser -u ada -- memos serve``; None where it does not.
+
+    Source: runuser(1), su(1), setpriv(1), sudo(8); org.freedesktop.systemd1(5), ExecStart.
+    """
+    found = re.search(r"argv\[\]=([^;]*)", exec_start)
+    words = iter(found[1].split() if found else [])
+    program = Path(next(words, "")).name
+    if program not in USER_OPTIONS:
+        return None
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in USER_OPTIONS[program]:
+            return value if equals else next(words, None)
+        if option in VALUED_OPTIONS:
+            next(iter(()) if equals else words, None)
+        elif not word.startswith("-"):
+            return word if program in ("su", "runuser") else None
+        elif word in ("--", "-c", "--command"):
+            return None
+    return None
+
+
 def is_of_pensieve(unit: Unit, owner: int) -> bool:
     """Whether systemd knows a unit, running or not, as one of this user's whose command, or script, starts Pensieve."""
     told = show(unit, "User", "ExecStart")
     command, names = told.get("ExecStart", ""), {name_of(owner), str(owner)}
-    # As `User=`, or by a command like `runuser -u ada -- memos serve`.
-    if unit.scope == "system" and not names & {told.get("User") or "root", *command.split()}:
+    user = told.get("User") or switched_to(command) or "root"
+    if unit.scope == "system" and user not in names:
         return False
     scripts = [Path(word[len("path=") :]) for word in command.split() if word.startswith("path=/")]
     try:
-        return _names_pensieve(command) or any(b"memos" in whole_file.read(script)[:SCRIPT] for script in scripts)
+        return _names_pensieve(command) or any(b"memos" in whole_file.head(script, SCRIPT) for script in scripts)
     except OSError:
         return False
 

@@ -16,6 +16,13 @@ QUOTED = re.compile(
 
 HIDDEN = "(not shown)"
 
+LIMIT = 1 << 20
+"""Bytes of a settings file. Pensieve's own are a few thousand, and PyYAML takes seconds for this many."""
+
+PLACE = re.compile(r'^ *in "[^"\n]*", line \d+, column \d+')
+URI = re.compile(r"([A-Za-z][\w+.-]*:(?://)?)(.*)", re.DOTALL)
+KEYWORD = re.compile(r"(pass|pwd|secret|token|key)\w{0,20}\s{0,20}=", re.IGNORECASE)
+
 
 def told(error: Exception) -> str:
     """Kind and place of an error of PyYAML, of Pydantic or of decoding UTF-8; the name of any other."""
@@ -39,14 +46,21 @@ def told(error: Exception) -> str:
 
 def without_content(log: str) -> str:
     """A log without what errors of PyYAML and Pydantic quote of the file."""
-    log = re.sub(r'(in "[^"\n]*", line \d+, column \d+):\n.*\n *\^', r"\1", log)
-    return re.sub(r"input_value=.*?(, input_type=|$)", rf"input_value={HIDDEN}\1", log, flags=re.MULTILINE)
+    lines = re.sub(r'(in "[^"\n]*", line \d+, column \d+):\n.*\n *\^', r"\1", log).split("\n")
+    for number, line in enumerate(lines):
+        if PLACE.search(line):  # PyYAML says what is wrong in the line before, or the two before
+            for said in range(max(0, number - 2), number):
+                if not PLACE.search(lines[said]):
+                    lines[said] = QUOTED.sub(lambda quoted: quoted[1] or HIDDEN, lines[said])
+    log = re.sub(r"input_value=(.*(?=, input_type=)|.*)", f"input_value={HIDDEN}", "\n".join(lines))
+    return re.sub(r"(Value error|Assertion failed), (.*(?= \[type=)|.*)", rf"\1: {HIDDEN}", log)
 
 
 def shown(value: str) -> str:
-    """The value of database_path as a person may be shown it: of a URI that may hold a password, its scheme alone."""
-    scheme, mark, rest = value.partition("://")
-    return f"{scheme}{mark}{HIDDEN}" if ":" in rest.rpartition("@")[0] or "?" in rest else value
+    """The value of database_path as a person may be shown it: where it may hold a password, its scheme alone."""
+    uri = URI.match(value)
+    scheme, rest = uri.groups() if uri else ("", "")
+    return f"{scheme}{HIDDEN}" if ":" in rest.rpartition("@")[0] or "?" in rest or KEYWORD.search(value) else value
 
 
 def lines_that_change(before: str, after: str) -> str:

@@ -18,6 +18,9 @@ from typing import BinaryIO
 
 from ansible.module_utils.ownership import LINKS, ROOT, ForeignError, name_of, require_owner
 
+LIMIT = 1 << 26
+"""Bytes of a file that is read as a whole: settings, sources, a manifest, a journal of many years."""
+
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
@@ -118,14 +121,26 @@ def status_of(path: Path) -> os.stat_result:
     return status
 
 
-def read(path: Path, uid: int | None = None) -> bytes:
-    """Content of a file of a user's; by default of one that this process' user or root owns.
+def head(path: Path, size: int, uid: int | None = None) -> bytes:
+    """The first bytes of a file of a user's; by default of one that this process' user or root owns.
 
     Raises:
         OSError: FileNotFoundError, ForeignError, …
     """
     with opened(path, uid) as file:
-        return file.read()
+        return file.read(size)
+
+
+def read(path: Path, uid: int | None = None) -> bytes:
+    """All of it.
+
+    Raises:
+        OSError: as `head`; EFBIG where it is longer than LIMIT.
+    """
+    content = head(path, LIMIT + 1, uid)
+    if len(content) > LIMIT:
+        raise OSError(errno.EFBIG, f"it has more than {LIMIT} bytes", str(path))
+    return content
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 import yaml
-from ansible.module_utils.settings_error import shown, told
+from ansible.module_utils.settings_error import LIMIT, shown, told
 
 
 class Place(NamedTuple):
@@ -16,9 +16,6 @@ class Place(NamedTuple):
     start: int
     end: int
     value: str
-
-
-LIMIT = 1 << 20  # bytes; Pensieve's own are a few thousand, and PyYAML takes seconds for this many
 
 
 def parsed(content: bytes) -> Any:
