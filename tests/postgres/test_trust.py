@@ -52,7 +52,10 @@ def attacked(server: Role) -> Result:
     """A run after the owner has set traps, and has been given rights by hand; with all of Ansible's own output."""
     server.query(TRAPS)
     server.query(
-        "ALTER ROLE autotasktracker SUPERUSER CREATEDB; GRANT pg_execute_server_program TO autotasktracker", "postgres"
+        "ALTER ROLE autotasktracker SUPERUSER CREATEDB; GRANT pg_execute_server_program TO autotasktracker; "
+        "CREATE ROLE maker CREATEDB; GRANT maker TO autotasktracker; "
+        "GRANT ALTER SYSTEM ON PARAMETER archive_command TO autotasktracker",
+        "postgres",
     )
     return server.run(environment={"ANSIBLE_DEBUG": "1"})
 
@@ -66,9 +69,13 @@ def test_no_superuser_calls_what_the_owner_made(server: Role, attacked: Result) 
 
 def test_rights_that_no_owner_needs_are_taken_away_and_told(server: Role, attacked: Result) -> None:
     assert (
-        "had rights that no owner of a database needs: SUPERUSER, CREATEDB, member of pg_execute_server_program"
-        in attacked.output
+        "had rights that no owner of a database needs: SUPERUSER, CREATEDB, member of maker, "
+        "member of pg_execute_server_program, parameter archive_command" in attacked.output
     )
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        server.query("ALTER SYSTEM SET archive_command = 'id'")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        server.query("SET ROLE maker")
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         server.query("COPY public.called FROM PROGRAM 'id'")
 

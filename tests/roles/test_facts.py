@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.pensieve_process import Process, Unit, overrides, unit_in
-from pensieve_facts import find_venv, judge_environments, judge_user, libpq_variables
+from pensieve_facts import find_venv, judge_environments, judge_setting, judge_user, libpq_variables
 
 PLACES = (
     ".memos/venv",
@@ -103,3 +103,26 @@ def test_variables_that_beat_the_settings() -> None:
 )
 def test_unit_of_a_control_group(cgroup: str, unit: Unit | None) -> None:
     assert unit_in(cgroup) == unit
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("postgres://me:hunter2@db/x", "(not shown)"),
+        ("postgresql+psycopg2://me:hunter2@db/x", "postgresql+psycopg2://(not shown)"),
+        (" postgresql://me:hunter2@db/x", "(not shown)"),
+        ("//me:hunter2@db/x", "(not shown)"),
+        ("host=db user=me password=hunter2", "(not shown)"),
+        ("sqlite+pysqlcipher://:hunter2@/x.db", "sqlite+pysqlcipher://(not shown)"),
+        ("database.db", None),
+        ("~/.memos/data base.db", None),
+        ("/home/ada@example.org/a=1/database.db", None),
+        ("sqlite:////home/ada/database.db", None),
+    ],
+)
+def test_a_server_that_pensieve_takes_for_a_file(setting: str, told: str | None) -> None:
+    """Pensieve would make a file of that name; a password in it is told by nobody."""
+    found = judge_setting({"database_setting": setting, "is_sqlite": True, "config": "/home/ada/.memos/config.yaml"})
+    assert [problem["code"] for problem in found] == (["database_setting"] if told else [])
+    assert not found or found[0]["found"].startswith(f"database_path {told} in /home/ada")
+    assert "hunter2" not in str(found)

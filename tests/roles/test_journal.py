@@ -118,3 +118,11 @@ def test_what_a_dead_operation_left_working_is_ended(state: Path) -> None:
     assert journal.end_left_over(state, snapshot=True) == []
     assert holder.wait() != 0
     theirs.communicate()
+
+
+def test_a_line_nested_without_end_is_no_record(state: Path) -> None:
+    journal.append(state, {"step": "begin"})
+    with (state / journal.NAME).open("ab") as file:
+        file.write(b"[" * 200_000 + b"\n")
+    journal.append(state, {"step": "stop"})
+    assert [record["step"] for record in journal.records(state)] == ["begin", "stop"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.autotasktracker_codemod import LEFT_ALONE, changed
-from ansible.module_utils.settings_error import LIMIT, lines_that_change, shown, told, without_content
+from ansible.module_utils.settings_error import LIMIT, lines_that_change, shown, told, without_content, without_values
 from ansible.module_utils.yaml_setting import parsed
 from pensieve_health_check import Config, without_password
 from pensieve_service import LOG_LIMIT, log_tail
@@ -42,8 +42,9 @@ PUMPED: list[tuple[Callable[[str], Any], str]] = [
     (without_content, '\' in "", line 1, column 1'),
     (without_content, '\n in "", line 1, column 1\n\''),
     (without_content, "Value error, "),
-    (shown, "pass"),
-    (shown, "key "),
+    (lambda text: without_values(text, text), "ab cde"),
+    (lambda text: without_values("x" * 16_000, text), "\nlong: value"),
+    (shown, "a:@"),
     (shown, "://:"),
     (shown, "://a:b"),
     (without_password, "://:"),
@@ -92,4 +93,4 @@ def test_what_is_longer_than_any_settings_or_log_is_not_read_whole(tmp_path: Any
     (tmp_path / "logs").mkdir()
     log = tmp_path / "logs" / "serve.log"
     log.write_text("input_value=hunter2" + "a" * LOG_LIMIT + "\nlast\n")
-    assert log_tail(tmp_path, "serve") == "last"
+    assert log_tail(tmp_path, "serve", tmp_path / "config.yaml") == "last"

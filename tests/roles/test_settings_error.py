@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.module_utils.settings_error import told, without_content
-from ansible.module_utils.yaml_setting import parsed
+from ansible.module_utils.yaml_setting import parsed, with_setting
 from pensieve_facts import run_probe
 from pensieve_service import log_tail
 
@@ -69,7 +69,7 @@ def test_a_log_quotes_nothing_of_the_file(tmp_path: Path) -> None:
         yaml.safe_load(text)
     values = f"  Input should be a string [type=string_type, input_value=['{SECRET}'], input_type=list]\n"
     log.write_text("".join(traceback.format_exception(broken.value)) + values)
-    said = log_tail(tmp_path, "serve")
+    said = log_tail(tmp_path, "serve", tmp_path / "config.yaml")
     assert "line 2, column 17" in said
     assert said.endswith("input_value=(not shown), input_type=list]")
     assert SECRET not in said
@@ -99,7 +99,46 @@ def test_a_log_names_no_alias_anchor_or_tag(text: str) -> None:
             f"Value error, {SECRET} is no port [type=value_error, input_value='{SECRET}', input_type=str]",
             "Value error: (not shown) [type=value_error, input_value=(not shown), input_type=str]",
         ),
+        (f"│ │ 'password': '{SECRET}', │ │\nover", "over"),
+        (f"  | ╭─ {SECRET} ─╮\n", ""),
     ],
 )
 def test_a_log_names_no_value(line: str, said: str) -> None:
     assert without_content(line) == said
+
+
+@pytest.mark.parametrize(
+    ("settings", "log", "said"),
+    [
+        (
+            f"auth_password: !!int {SECRET}\n",
+            f"invalid literal for int(): '{SECRET}'",
+            "invalid literal for int(): '(not shown)'",
+        ),
+        (f"database_path: postgresql://me:a@b:{SECRET}@db/x\n", f"base 10: '{SECRET}@db'", "base 10: '(not shown)@db'"),
+        (f"vlm:\n  token: [{SECRET}\n", f"  |   token: [{SECRET}", "  |   token: (not shown)"),
+        ("token: p.w!d:x\n", "KeyError: 'p.w!d:x'", "KeyError: '(not shown)'"),
+        (f"{SECRET}\n", f"found {SECRET}", "found (not shown)"),
+        (
+            "base_dir: /home/ada/.memos\ndatabase_path: database.db\nocr:\n  enabled: false\n",
+            "unable to open database file /home/ada/.memos/database.db, false",
+            "unable to open database file /home/ada/.memos/database.db, false",
+        ),
+    ],
+)
+def test_a_log_tells_no_value_of_the_settings(settings: str, log: str, said: str, tmp_path: Path) -> None:
+    """Whatever wrote it, and whether the settings can be read or not."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "serve.log").write_text(log)
+    (tmp_path / "config.yaml").write_text(settings)
+    assert log_tail(tmp_path, "serve", tmp_path / "config.yaml") == said
+
+
+@pytest.mark.parametrize(
+    "text", ["a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 23))]
+)
+def test_aliases_that_double_again_and_again(text: str) -> None:
+    with pytest.raises(ValueError, match="^44 aliases, where settings have 15 at most$"):
+        parsed(text.encode())
+    with pytest.raises(ValueError, match="^44 aliases"):
+        with_setting(text, "database_path", "x")

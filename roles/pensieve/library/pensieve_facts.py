@@ -142,7 +142,7 @@ try:
     from memos.config import Settings
     settings = Settings()
 except Exception as error:
-    out["config_error"] = told(error) if hasattr(error, "errors") else " ".join(str(error).split())
+    out["config_error"] = told(error)
     say()
 database = settings.resolved_database_path
 if database is None and settings.database_path.startswith("sqlite:///"):
@@ -168,6 +168,9 @@ ANSWERS: dict[str, type | tuple[type, ...]] = {
 
 #: What may be asked whether it answers.
 ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?")
+
+#: Of a database_path: what names a server.
+NO_PATH = re.compile(r"\s*[\"']?(\w[\w+.-]*:|//|\w+\s*=)")
 
 #: What libpq takes from the environment wherever a URI is silent. Host, port, user and database never are.
 LIBPQ = (
@@ -406,6 +409,21 @@ def judge_environments(home: Path, processes: list[Process]) -> list[dict[str, A
     return problems
 
 
+def judge_setting(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """A problem with a database_path that is meant for a server, and that Pensieve takes for the name of a file."""
+    value = facts.get("database_setting", "")
+    if not facts.get("is_sqlite") or value.startswith("sqlite:///") or not NO_PATH.match(value):
+        return []
+    return [
+        problem(
+            "database_setting",
+            f"database_path {shown(value)} in {facts['config']}, which Pensieve takes for the name of a file",
+            "a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE",
+            "write where the database is, restart Pensieve, then run the playbook again",
+        )
+    ]
+
+
 def judge_server(facts: dict[str, Any], processes: list[Process]) -> list[dict[str, Any]]:
     """Problems of a server that answers, but is not this installation's, or has another database open."""
     serving = {process.pid for process in processes if process.service == "serve"}
@@ -479,10 +497,13 @@ def gather(home: Path, wanted_venv: str, places: list[str]) -> tuple[dict[str, A
         return facts, foreign + other
     probe = run_probe(venv / "bin" / "python", home, config, owner)
     facts.update(probe)
-    if not facts.get("is_sqlite", True):
+    unknown = judge_setting(facts)
+    if unknown or not facts.get("is_sqlite", True):
         # It is told to people, and only compared with a URI of ours, which holds no password.
         facts["database_setting"] = shown(facts["database_setting"])
-    problems = judge(probe, venv, config) + other + judge_environments(home, processes)
+    if unknown:  # the file that Pensieve would make is named after all of it
+        del facts["database"]
+    problems = unknown + judge(probe, venv, config) + other + judge_environments(home, processes)
     if "endpoint" in facts and not ADDRESS.fullmatch(facts["endpoint"]):
         problems.append(
             problem(

@@ -143,7 +143,7 @@ from ansible.module_utils.pensieve_process import (
     overrides,
     show,
 )
-from ansible.module_utils.settings_error import without_content
+from ansible.module_utils.settings_error import LIMIT, without_content, without_values
 
 POLL = 0.1
 """Seconds between two looks."""
@@ -170,8 +170,8 @@ def send(pid: int, number: signal.Signals) -> None:
 LOG_LIMIT = 1 << 20  # bytes of a log that are read for its last lines
 
 
-def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
-    """Last lines of a service's log, without what it quotes of a settings file that it could not read."""
+def log_tail(base_dir: Path, service: str, config: Path, lines: int = 15) -> str:
+    """Last lines of a service's log, without what it tells of a settings file."""
     log = base_dir / "logs" / f"{service}.log"
     if not log.is_file():
         return f"(no {log})"
@@ -181,7 +181,14 @@ def log_tail(base_dir: Path, service: str, lines: int = 15) -> str:
         text = file.read().decode("utf-8", "replace")
     if beyond > 0:  # a line may have been cut in two
         text = text.partition("\n")[2]
-    return "\n".join(without_content(text).splitlines()[-lines:])
+    text = "\n".join(without_content(text).splitlines()[-lines:])
+    try:
+        settings: bytes = whole_file.head(config, LIMIT)
+        return str(without_values(text, settings.decode("utf-8", "replace")))
+    except FileNotFoundError:
+        return text
+    except OSError as error:
+        return f"(not shown, since {config} cannot be read: {error.strerror})"
 
 
 def named_reader(file: Path | None) -> set[int]:
@@ -357,7 +364,7 @@ class Installation:
                 state = "runs, but its database does not answer" if "serve" in self.running() else "died"
                 self.module.fail_json(
                     msg=f"Pensieve's server {state}: {self.endpoint}/api/libraries is not 200. "
-                    f"Its log ends with:\n{log_tail(self.base_dir, 'serve')}"
+                    f"Its log ends with:\n{log_tail(self.base_dir, 'serve', self.home / '.memos' / 'config.yaml')}"
                 )
         self.record(False, step="started", owes_start=False)
 

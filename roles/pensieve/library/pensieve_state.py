@@ -79,9 +79,11 @@ text:
 
 from pathlib import Path
 
-import yaml
+from ansible.module_utils import whole_file
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.pensieve_process import find, healthy, holders
+from ansible.module_utils.settings_error import LIMIT
+from ansible.module_utils.yaml_setting import parsed
 
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
@@ -89,9 +91,9 @@ NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 def setting_of(config: Path, uri: str) -> str:
     """Which database the settings name."""
     try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings = parsed(whole_file.head(config, LIMIT + 1))
         value = str((settings or {}).get("database_path", ""))
-    except Exception:  # PyYAML raises whatever a value's own conversion does
+    except (OSError, ValueError, AttributeError):
         return ""
     if value == uri:
         return "postgresql"

@@ -81,7 +81,11 @@ def read(file: Path, bounds: Bounds | None = None) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it cannot be used; OutsideError: it names what it may not.
     """
-    content = json.loads(whole_file.read(file, bounds.uid if bounds else None))
+    text = whole_file.read(file, bounds.uid if bounds else None)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested without end") from None
     if not isinstance(content, dict):
         raise ValueError("not a mapping")
     if missing := [name for name, kind in NEEDED.items() if not isinstance(content.get(name), kind)]:
@@ -102,7 +106,10 @@ def read(file: Path, bounds: Bounds | None = None) -> dict[str, Any]:
         if not UNIT.fullmatch(unit.get("name", "")) or unit.get("scope") not in ("user", "system"):
             raise ValueError("with a unit that is none")
     if bounds is not None:
-        require_within(content, bounds)
+        try:
+            require_within(content, bounds)
+        except RuntimeError:  # of pathlib before Python 3.13
+            raise OutsideError("a path that leads round in a circle") from None
     return content
 
 

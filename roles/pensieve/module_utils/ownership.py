@@ -26,6 +26,9 @@ LINKS = 40
 FOLDERS = 200_000
 """Folders of one environment that are looked at. Pensieve with all that it can use has some ten thousand."""
 
+TEXT = 1 << 20
+"""Bytes of a text file of an environment."""
+
 
 class ForeignError(PermissionError):
     """A file, a folder or a link on the way to one belongs to somebody else, or others may write it."""
@@ -111,76 +114,84 @@ def _require_closed(path: Path | str, status: os.stat_result, uid: int, shared: 
         raise ForeignError(errno.EPERM, "others may write it", str(path))
 
 
-def _lines(file: Path) -> list[str]:
-    """Lines of a text file of an environment; none where there is no such file."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as text:
-            return text.read(1 << 20).splitlines()
-    except OSError:
-        return []
+class _Environment:
+    """What an environment's interpreter runs, looked at for others than a user and root who could change it.
 
-
-def _folders_of(prefix: Path) -> Iterator[Path]:
-    """Folders that the interpreter below a prefix imports from. Source: Python's documentation of `site`."""
-    for library in prefix.glob("lib*/python*"):
-        yield library
-        for file in library.glob("*-packages/*.pth"):
-            for line in _lines(file):
-                if line.strip() and not line.startswith(("#", "import ", "import\t")):
-                    yield file.parent / line.strip()
-
-
-def _prefixes_of(venv: Path) -> Iterator[Path]:
-    """An environment, and the Python that it was made from."""
-    yield venv
-    for line in _lines(venv / "pyvenv.cfg"):
-        key, _, value = line.partition("=")
-        if key.strip().lower() == "home" and value.strip():
-            yield Path(value.strip()).parent
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder; nothing where this user may not look, who runs nothing from there either."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, PermissionError):
-        return []
-
-
-class _Closed:
-    """What was found to be closed to others than a user and root."""
+    Each file is looked at before what it names is believed, and read as the user.
+    """
 
     def __init__(self, uid: int) -> None:
         self.uid = uid
-        self.seen: set[Path] = set()
+        self.ways: dict[str, Path | None] = {}
         self.below: set[str] = set()
 
-    def require_way(self, path: Path) -> Path | None:
-        """Look at what leads to a path, and at its end; where that is, None where there is nothing."""
-        end = None
+    def require_way(self, path: str | Path) -> Path | None:
+        """Look at what leads to a path, and at its end; where that is, None where there is nothing and nobody else
+        could put something there.
+        """
+        if str(path) in self.ways:
+            return self.ways[str(path)]
+        end, status = Path("/"), os.lstat("/")
         try:
-            for end, status in steps(path):
-                if end not in self.seen:
-                    _require_closed(end, status, self.uid, shared=True)
-                    self.seen.add(end)
+            for end, status in steps(Path(path)):
+                _require_closed(end, status, self.uid, shared=True)
         except (FileNotFoundError, NotADirectoryError):
+            _require_closed(end, status, self.uid)
+            self.ways[str(path)] = None
             return None
-        except ForeignError:
-            raise
-        except OSError as error:  # a link that leads round in a circle hides nothing that stands beside it
-            raise ForeignError(error.errno, f"it cannot be followed: {error.strerror}", str(path)) from error
+        self.ways[str(path)] = end
         return end
 
-    def require_below(self, folder: Path) -> None:
+    def require_linked(self, link: Path) -> Path | None:
+        """The same for a link in a folder that was looked at; quick where many lead into one folder."""
+        target = link.parent / link.readlink()
+        place = self.require_way(target.parent) if target.name != ".." else None
+        if place is None:
+            return self.require_way(link)
+        end = place / target.name
+        try:
+            status = end.lstat()
+        except FileNotFoundError:
+            return self.require_way(link)
+        if stat.S_ISLNK(status.st_mode):
+            return self.require_way(link)
+        _require_closed(end, status, self.uid)
+        return end
+
+    def entries(self, folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
+        """What lies in a folder, with its status, looked at unless it is a link."""
+        try:
+            with os.scandir(folder) as found:
+                entries = [(entry.path, entry.stat(follow_symlinks=False)) for entry in found]
+        except PermissionError:  # who may not look there runs nothing from there
+            return
+        for path, status in entries:
+            # Nothing is imported from a socket, a pipe or a device.
+            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+                _require_closed(path, status, self.uid)
+            yield path, status
+
+    def require_folder(self, folder: str | Path) -> Path | None:
+        """Look at a folder in which others may not add names either; where it is."""
+        place = self.require_way(folder)
+        if place is None or not place.is_dir():
+            return None
+        _require_closed(place, place.lstat(), self.uid)
+        return place
+
+    def require_files(self, folder: Path) -> None:
+        """Look at a folder and what lies in it, not below."""
+        if place := self.require_folder(folder):
+            for path, status in self.entries(place):
+                if stat.S_ISLNK(status.st_mode):
+                    self.require_linked(Path(path))
+
+    def require_below(self, folder: str | Path) -> None:
         """Look at everything in a folder, and where the links in it lead."""
-        pending = [folder]
+        pending = [str(folder)]
         while pending:
-            place = self.require_way(pending.pop())
-            if place is None or not place.is_dir():
-                continue
-            _require_closed(place, place.stat(), self.uid)
-            inner = [str(place)]
+            place = self.require_folder(pending.pop())
+            inner = [str(place)] if place else []
             while inner:
                 here = inner.pop()
                 if here in self.below:
@@ -188,29 +199,99 @@ class _Closed:
                 self.below.add(here)
                 if len(self.below) > FOLDERS:
                     raise ForeignError(errno.EFBIG, f"it has more than {FOLDERS} folders", str(folder))
-                for entry in _entries(here):
-                    if entry.is_symlink():
-                        pending.append(Path(entry.path))
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        _require_closed(entry.path, entry.stat(follow_symlinks=False), self.uid)
-                    if entry.is_dir(follow_symlinks=False):
-                        inner.append(entry.path)
+                for path, status in self.entries(here):
+                    if stat.S_ISLNK(status.st_mode):
+                        end = self.require_linked(Path(path))
+                        if end is not None and end.is_dir():
+                            pending.append(str(end))
+                    elif stat.S_ISDIR(status.st_mode):
+                        inner.append(path)
+
+    def lines(self, file: Path) -> list[str]:
+        """Lines of a text file; none where the user cannot read it."""
+        try:
+            with acting_as(self.uid), os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
+                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    return []
+                text = opened.read(TEXT + 1)
+        except OSError:
+            return []
+        if len(text) > TEXT:
+            raise ForeignError(errno.EFBIG, f"it has more than {TEXT} bytes", str(file))
+        return text.decode("utf-8", "replace").replace("\r", "").split("\n")
+
+    def require_prefix(self, prefix: Path) -> None:
+        """Look at an environment, or at the Python that one was made from.
+
+        Source: Python's documentation of `site`.
+        """
+        self.require_folder(prefix)
+        self.require_folder(prefix / "bin")
+        if (prefix / "pyvenv.cfg").exists():  # or else the programs there are not Pensieve's
+            self.require_files(prefix / "bin")
+        for libraries in prefix.glob("lib*"):
+            self.require_files(libraries)
+            for library in (*libraries.glob("python*"), *libraries.glob("pypy*")):
+                self.require_packages(library)
+
+    def require_packages(self, library: Path) -> None:
+        """Look at a folder of packages, and at the folders that its .pth files name."""
+        self.require_below(library)
+        for file in (*library.glob("*-packages/*.pth"), *library.glob("*.pth")):
+            for number, line in enumerate(self.lines(file), 1):
+                if not line.strip() or line.startswith(("#", "import ", "import\t")):
+                    continue
+                try:
+                    self.require_below(file.parent / line.rstrip())
+                except (OSError, ValueError) as error:
+                    if isinstance(error, ForeignError):
+                        raise
+                    # Not what the line says: the file need not be a list of folders.
+                    raise ForeignError(errno.EINVAL, f"line {number} names no folder", str(file)) from None
 
 
 def require_own_environment(venv: Path, uid: int) -> None:
     """Raise ForeignError where others than a user and root may change what an environment's interpreter runs.
 
-    That is the interpreter, `pyvenv.cfg`, all packages however deep, those of the Python that `pyvenv.cfg` names, the
-    folders that `.pth` files name, and the folders above each of them.
+    That is the interpreter, `pyvenv.cfg`, all programs and packages however deep, those of the Python that it was made
+    from, the folders that `.pth` files name, and the folders above each of them; the user's own packages and the
+    system's where the environment has them, too. Not what the code there does.
     """
-    closed = _Closed(uid)
-    closed.require_way(venv / "bin" / "python")
-    closed.require_way(venv / "pyvenv.cfg")
-    # Each folder is looked at before the next is asked for, and so before the names in its .pth files are believed.
-    for prefix in _prefixes_of(venv):
-        for folder in _folders_of(prefix):
-            closed.require_below(folder)
+    looked = _Environment(uid)
+    try:
+        python = looked.require_way(venv / "bin" / "python")
+        looked.require_way(venv / "pyvenv.cfg")
+        settings = {
+            key.strip().lower(): value.strip()
+            for key, mark, value in (line.partition("=") for line in looked.lines(venv / "pyvenv.cfg"))
+            if mark
+        }
+        looked.require_prefix(venv)
+        prefixes = [] if python is None else [python.parent.parent]
+        if home := settings.get("home"):
+            made_from = Path(home)
+            prefixes.append(made_from.parent)
+            for program in made_from.glob("python3*"):
+                if end := looked.require_way(program):
+                    prefixes.append(end.parent.parent)
+        for prefix in dict.fromkeys(prefixes):
+            looked.require_prefix(prefix)
+        if settings.get("include-system-site-packages", "true").lower() == "true":
+            with contextlib.suppress(KeyError):
+                for library in Path(pwd.getpwuid(uid).pw_dir).glob(".local/lib/python*"):
+                    looked.require_packages(library)
+            if Path("/usr") in prefixes:
+                for library in Path("/usr/local/lib").glob("python*"):
+                    looked.require_packages(library)
+    except ForeignError:
+        raise
+    except (OSError, ValueError) as error:  # whatever keeps from looking must not let it pass
+        reason = getattr(error, "strerror", None) or "a name that cannot be"
+        raise ForeignError(
+            getattr(error, "errno", None) or errno.EINVAL,
+            f"it cannot be followed: {reason}",
+            str(getattr(error, "filename", None) or venv),
+        ) from None
 
 
 def _groups(uid: int) -> tuple[int, list[int]]:

@@ -6,6 +6,7 @@ Here a process belongs to an installation when the owner of its home runs `memos
 
 from __future__ import annotations
 
+import getopt
 import os
 import pwd
 import re
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ansible.module_utils import processes, whole_file
 from ansible.module_utils.ownership import name_of, owner_of
@@ -25,11 +27,28 @@ SERVICES = ("serve", "record", "watch")
 RUNNERS = ("memos.commands", "memos", "pen")
 """What a command line calls Pensieve by: the module, or one of its console scripts."""
 
-USER_OPTIONS = {"runuser": ("-u", "--user"), "sudo": ("-u", "--user"), "setpriv": ("--reuid",), "su": ()}
-"""Programs that run another as a user, and the option that names this user; for the first and the last also a word."""
+_LOGIN = (
+    "group= supp-group= whitelist-environment= shell= command= session-command= "
+    "login fast preserve-environment pty no-pty"
+)
+SWITCHES = {
+    "runuser": ("u:g:G:w:c:s:lmpfPTVh", f"user= {_LOGIN}"),
+    "su": ("g:G:w:c:s:lmpfPTVh", _LOGIN),
+    "sudo": (
+        "u:g:C:D:R:T:U:h:p:r:t:AbEeHiKklnPSsVvB",
+        "user= group= chdir= chroot= command-timeout= prompt= host= login shell set-home non-interactive "
+        "preserve-groups stdin background reset-timestamp remove-timestamp",
+    ),
+    "setpriv": (
+        "dhV",
+        "reuid= euid= ruid= regid= egid= rgid= groups= inh-caps= ambient-caps= bounding-set= securebits= pdeathsig= "
+        "selinux-label= apparmor-profile= clear-groups init-groups keep-groups no-new-privs nnp reset-env",
+    ),
+}
+"""Programs that run another as a user, with their short and long options as getopt knows them.
 
-VALUED_OPTIONS = ("-s", "--shell", "-g", "--group", "-G", "--supp-group", "-w", "--regid", "--groups")
-"""Options of these programs that a value follows."""
+Source: runuser(1), su(1), sudo(8), setpriv(1).
+"""
 
 SCRIPT = 1 << 16
 """Bytes of a unit's program that are looked at for Pensieve's name."""
@@ -137,47 +156,69 @@ def show(unit: Unit, *properties: str) -> dict[str, str]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line) if done.returncode == 0 else {}
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        name, equals, value = line.partition("=")
+        if equals:  # a unit may have several commands
+            found[name] = f"{found[name]}\n{value}" if name in found else value
+    return found
 
 
-def _names_pensieve(exec_start: str) -> bool:
-    """Whether a unit's command is Pensieve's. Source: systemd.service(5), ExecStart."""
-    return any(Path(word).name in RUNNERS or "/.memos/" in word for word in exec_start.split())
+class Command(NamedTuple):
+    """What a unit runs: the user to whom its command switches, if it does, and the words of what runs then."""
+
+    user: str | None
+    words: list[str]
 
 
-def switched_to(exec_start: str) -> str | None:
-    """The user as whom a unit's command runs another, like ``runuser -u ada -- memos serve``; None where it does not.
+def commands(exec_start: str) -> list[Command]:
+    """Commands of a unit. Source: systemd.service(5), ExecStart; org.freedesktop.systemd1(5)."""
+    return [_switched(found.split()) for found in re.findall(r"argv\[\]=([^;]*)", exec_start)]
 
-    Source: runuser(1), su(1), setpriv(1), sudo(8); org.freedesktop.systemd1(5), ExecStart.
-    """
-    found = re.search(r"argv\[\]=([^;]*)", exec_start)
-    words = iter(found[1].split() if found else [])
-    program = Path(next(words, "")).name
-    if program not in USER_OPTIONS:
-        return None
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option in USER_OPTIONS[program]:
-            return value if equals else next(words, None)
-        if option in VALUED_OPTIONS:
-            next(iter(()) if equals else words, None)
-        elif not word.startswith("-"):
-            return word if program in ("su", "runuser") else None
-        elif word in ("--", "-c", "--command"):
-            return None
-    return None
+
+def _switched(words: list[str]) -> Command:
+    """A command like ``runuser -u ada -- memos serve`` in its parts; as it is, where nobody can tell the user."""
+    program = Path(words[0]).name if words else ""
+    if program not in SWITCHES:
+        return Command(None, words)
+    short, long = SWITCHES[program]
+    try:
+        found, rest = getopt.getopt(words[1:], short, long.split())
+    except getopt.GetoptError:
+        return Command(None, words)
+    # The words of such a command stand without their quotes, so that nobody can tell where it ends.
+    if any(name in ("-c", "--command", "--session-command") for name, _ in found):
+        return Command(None, words)
+    if program == "setpriv":
+        given = dict(found)
+        users = [value for name, value in found if name in ("--reuid", "--euid", "--ruid")]
+        whole = "--reuid" in given or {"--euid", "--ruid"} <= given.keys()
+        return Command(users[0], rest) if whole and len(set(users)) == 1 else Command(None, words)
+    users = [value.lstrip("#") for name, value in found if name in ("-u", "--user")]
+    if users:
+        return Command(users[0], rest) if len(users) == 1 else Command(None, words)
+    if program == "sudo":
+        return Command(None, words)
+    rest = rest[1:] if rest[:1] == ["-"] else rest
+    return Command(rest[0], rest[1:]) if rest else Command(None, words)
+
+
+def _names_pensieve(words: list[str]) -> bool:
+    """Whether a command is Pensieve's: by its program or module, or a script beside its data."""
+    return any(Path(word).name in RUNNERS for word in words) or any("/.memos/" in word for word in words[:2])
 
 
 def is_of_pensieve(unit: Unit, owner: int) -> bool:
     """Whether systemd knows a unit, running or not, as one of this user's whose command, or script, starts Pensieve."""
     told = show(unit, "User", "ExecStart")
-    command, names = told.get("ExecStart", ""), {name_of(owner), str(owner)}
-    user = told.get("User") or switched_to(command) or "root"
-    if unit.scope == "system" and user not in names:
+    found, names = commands(told.get("ExecStart", "")), {name_of(owner), str(owner)}
+    if unit.scope == "system" and not names.issuperset(told.get("User") or one.user or "root" for one in found):
         return False
-    scripts = [Path(word[len("path=") :]) for word in command.split() if word.startswith("path=/")]
+    programs = [Path(one.words[0]) for one in found if one.words and one.words[0].startswith("/")]
     try:
-        return _names_pensieve(command) or any(b"memos" in whole_file.head(script, SCRIPT) for script in scripts)
+        return any(_names_pensieve(one.words) for one in found) or any(
+            b"memos" in whole_file.head(program, SCRIPT) for program in programs
+        )
     except OSError:
         return False
 
@@ -195,9 +236,10 @@ def units(running: list[Process]) -> dict[Unit, list[str]]:
     kept = {}
     for unit, members in groups.items():
         told = show(unit, "MainPID", "ExecStart")
-        if _names_pensieve(told.get("ExecStart", "")) or told.get("MainPID") in {
-            str(process.pid) for process in members
-        }:
+        pids = {str(process.pid) for process in members}
+        if told.get("MainPID") in pids or any(
+            _names_pensieve(one.words) for one in commands(told.get("ExecStart", ""))
+        ):
             kept[unit] = sorted({process.service for process in members}, key=SERVICES.index)
     return kept
 

@@ -16,12 +16,25 @@ QUOTED = re.compile(
 
 HIDDEN = "(not shown)"
 
+PLAIN_ERRORS = ("_type", "_parsing", "missing")
+"""Ends of the names of Pydantic's errors whose texts quote nothing."""
+
 LIMIT = 1 << 20
 """Bytes of a settings file. Pensieve's own are a few thousand, and PyYAML takes seconds for this many."""
 
 PLACE = re.compile(r'^ *in "[^"\n]*", line \d+, column \d+')
-URI = re.compile(r"([A-Za-z][\w+.-]*:(?://)?)(.*)", re.DOTALL)
-KEYWORD = re.compile(r"(pass|pwd|secret|token|key)\w{0,20}\s{0,20}=", re.IGNORECASE)
+FRAME = re.compile(r"(?m)^[ |]*[\u2500-\u257f].*\n?")
+"""A line of a traceback that is drawn with frames, which shows the values of variables."""
+
+OURS = re.compile(r"postgresql://[\w.-]+@[\w.-]+(:\d+)?/[\w-]+")
+SCHEME = re.compile(r"(sqlite|postgresql)(\+\w+)?:(//)?")
+
+HARMLESS = ("base_dir", "database_path", "screenshots_dir", "server_host", "server_port")
+"""Settings whose values may be told, where they hold no password."""
+
+WORD = re.compile(r"\w[\w-]{4,}")
+VALUES = 2000
+"""Values of a settings file that are looked for in a log as they are; of further ones their words."""
 
 
 def told(error: Exception) -> str:
@@ -36,16 +49,17 @@ def told(error: Exception) -> str:
     if hasattr(error, "position"):  # a control character, which YAML does not allow anywhere
         return f"{getattr(error, 'reason', 'unreadable')}, character {error.position + 1} of the file"
     if hasattr(error, "errors"):
-        # The text of a check of Pensieve's own may name the value.
+        # Texts of other kinds than these may name the value.
         return "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['type'] if one['type'] == 'value_error' else one['msg']}"
+            f"{'.'.join(map(str, one['loc']))}: {one['msg'] if one['type'].endswith(PLAIN_ERRORS) else one['type']}"
             for one in error.errors()
         )
     return f"a value that cannot be read ({type(error).__name__})"
 
 
 def without_content(log: str) -> str:
-    """A log without what errors of PyYAML and Pydantic quote of the file."""
+    """A log without what errors of PyYAML and Pydantic quote of the file, and without the values of variables."""
+    log = FRAME.sub("", log.replace("\r", ""))
     lines = re.sub(r'(in "[^"\n]*", line \d+, column \d+):\n.*\n *\^', r"\1", log).split("\n")
     for number, line in enumerate(lines):
         if PLACE.search(line):  # PyYAML says what is wrong in the line before, or the two before
@@ -56,11 +70,28 @@ def without_content(log: str) -> str:
     return re.sub(r"(Value error|Assertion failed), (.*(?= \[type=)|.*)", rf"\1: {HIDDEN}", log)
 
 
+def without_values(log: str, settings: str) -> str:
+    """A log without what stands in a settings file, read or not; HARMLESS settings without a password may be told."""
+    values = []
+    for line in settings.splitlines():
+        key, colon, value = line.partition(":")
+        value = (value if colon else line).strip().strip("\"'")
+        if value != "false" and (key.strip() not in HARMLESS or shown(value) != value):
+            values.append(value)
+    words = {word for value in values for word in WORD.findall(value)}
+    for value in sorted({value for value in values if len(value) > len("true")}, key=len, reverse=True)[:VALUES]:
+        log = log.replace(value, HIDDEN)
+    return WORD.sub(lambda word: HIDDEN if word[0] in words else word[0], log)
+
+
 def shown(value: str) -> str:
-    """The value of database_path as a person may be shown it: where it may hold a password, its scheme alone."""
-    uri = URI.match(value)
-    scheme, rest = uri.groups() if uri else ("", "")
-    return f"{scheme}{HIDDEN}" if ":" in rest.rpartition("@")[0] or "?" in rest or KEYWORD.search(value) else value
+    """The value of database_path as a person may be shown it: a path, or a URI without a password; else its scheme."""
+    path = value[len("sqlite:///") :] if value.startswith("sqlite:///") else value
+    plain = not ("://" in path or "=" in path or path.startswith("//") or ":" in path.rpartition("@")[0])
+    if OURS.fullmatch(value) or plain and not SCHEME.match(path):
+        return value
+    scheme = SCHEME.match(value)
+    return f"{scheme[0] if scheme else ''}{HIDDEN}"
 
 
 def lines_that_change(before: str, after: str) -> str:

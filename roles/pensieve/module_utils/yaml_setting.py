@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import yaml
 from ansible.module_utils.settings_error import LIMIT, shown, told
 
+ALIASES = 15
+"""Aliases of a settings file; with each the time may double that it takes to read it."""
+
 
 class Place(NamedTuple):
     """Where a setting stands in a text: its key's beginning, its value's beginning and end, and the value."""
@@ -23,9 +26,26 @@ def parsed(content: bytes) -> Any:
     if len(content) > LIMIT:
         raise ValueError(f"{len(content)} bytes, where settings have {LIMIT} at most")
     try:
-        return yaml.safe_load(content.decode("utf-8"))
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(told(error)) from None
+    require_few_aliases(text)
+    try:
+        return yaml.safe_load(text)
     except Exception as error:  # PyYAML raises whatever a value's own conversion does
         raise ValueError(told(error)) from None
+
+
+def require_few_aliases(text: str) -> None:
+    """Raise ValueError for so many aliases that what they stand for, each of them in others, may have no end."""
+    if text.count("*") <= ALIASES:
+        return
+    try:
+        found = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+    except yaml.YAMLError:  # whoever reads it tells where
+        return
+    if found > ALIASES:
+        raise ValueError(f"{found} aliases, where settings have {ALIASES} at most")
 
 
 def scalar(value: str) -> str:
@@ -37,9 +57,10 @@ def scalar(value: str) -> str:
 
 def mapping(text: str) -> yaml.MappingNode | None:
     """The nodes of a YAML mapping; None when there is no content. Raises ValueError for everything else."""
+    require_few_aliases(text)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(told(error)) from None
     if root is not None and not isinstance(root, yaml.MappingNode):
         raise ValueError("the top level is not a mapping")
