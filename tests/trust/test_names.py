@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pwd
 import time
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ PACKAGES = "venv/lib/python3.11/site-packages"
 def test_an_environment_of_its_owner(venv: Path, above: int) -> None:
     """Above it, others may add names of their own, as in /tmp."""
     venv.parent.chmod(above)
-    require_own_environment(venv, os.geteuid())
+    require_own_environment(venv, os.geteuid(), venv.parent / "home")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_an_environment_of_its_owner(venv: Path, above: int) -> None:
 def test_whatever_an_interpreter_runs_is_closed_to_others(venv: Path, place: str, mode: int) -> None:
     (venv.parent / place).chmod(mode)
     with pytest.raises(ForeignError, match="others may write it") as refused:
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
     assert refused.value.filename == str(venv.parent / place)
 
 
@@ -99,7 +98,7 @@ def test_what_is_not_there_is_nobody_elses_to_make(venv: Path, how: str) -> None
         (venv / "bin" / "python").unlink()
         (venv / "bin" / "python").symlink_to(nowhere)
     with pytest.raises(ForeignError, match="others may write it"):
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
 
 
 def test_the_python_behind_a_link_is_looked_at(venv: Path) -> None:
@@ -111,25 +110,23 @@ def test_the_python_behind_a_link_is_looked_at(venv: Path) -> None:
     (real / "bin" / "python3.11").touch()
     (links / "python3.11").symlink_to(real / "bin" / "python3.11")
     (venv / "pyvenv.cfg").write_text(f"home = {links}\n")
-    require_own_environment(venv, os.geteuid())
+    require_own_environment(venv, os.geteuid(), venv.parent / "home")
     (real / "lib" / "python3.11").chmod(0o1777)
     with pytest.raises(ForeignError, match="others may write it"):
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_packages_of_the_user_count_where_they_are_run(venv: Path, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_of_the_user_count_where_they_are_run(venv: Path, wide: bool) -> None:
     packages = venv.parent / "home" / ".local" / "lib" / "python3.11" / "site-packages"
     packages.mkdir(parents=True)
     packages.chmod(0o777)
     (venv / "pyvenv.cfg").write_text(f"include-system-site-packages = {str(wide).lower()}\n")
-    user = pwd.struct_passwd(["me", "x", os.geteuid(), 0, "", str(venv.parent / "home"), "/bin/sh"])
-    monkeypatch.setattr(pwd, "getpwuid", lambda uid: user)
     if not wide:
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
         return
     with pytest.raises(ForeignError, match="others may write it"):
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
 
 
 @pytest.mark.parametrize(
@@ -150,10 +147,10 @@ def test_a_list_of_folders_that_is_none(venv: Path, name: str, content: bytes | 
         file.write_bytes(content)
         file.chmod(0o644)
     if said is None:
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
         return
     with pytest.raises(ForeignError, match=said) as refused:
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
     assert refused.value.filename == str(file)
 
 
@@ -163,7 +160,7 @@ def test_what_keeps_from_looking_lets_nothing_pass(venv: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(ForeignError, match="cannot be followed: Input/output error"):
-        require_own_environment(venv, os.geteuid())
+        require_own_environment(venv, os.geteuid(), venv.parent / "home")
 
 
 def test_many_links_into_one_folder_are_looked_at_quickly(venv: Path) -> None:
@@ -176,7 +173,7 @@ def test_many_links_into_one_folder_are_looked_at_quickly(venv: Path) -> None:
         (cache / str(number)).chmod(0o644)
         (packages / f"{number}.py").symlink_to(cache / str(number))
     begin = time.process_time()
-    require_own_environment(venv, os.geteuid())
+    require_own_environment(venv, os.geteuid(), venv.parent / "home")
     assert time.process_time() - begin < 1.0
 
 
@@ -262,7 +259,7 @@ def test_a_link_in_a_circle_hides_no_file_that_others_may_write(tmp_path: Path) 
         folder.chmod(0o755)
     (packages / "loop").symlink_to("loop")
     with pytest.raises(ForeignError, match="cannot be followed"):
-        require_own_environment(tmp_path / "venv", os.geteuid())
+        require_own_environment(tmp_path / "venv", os.geteuid(), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, None])

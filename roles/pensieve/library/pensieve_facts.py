@@ -492,7 +492,7 @@ def gather(home: Path, wanted_venv: str, places: list[str]) -> tuple[dict[str, A
         ]
     foreign = []
     for place in [venv, *map(Path, places)]:
-        foreign += judge_trust("place_foreign", place, partial(require_own_environment, place, owner), owner)
+        foreign += judge_trust("place_foreign", place, partial(require_own_environment, place, owner, home), owner)
     if foreign:
         return facts, foreign + other
     probe = run_probe(venv / "bin" / "python", home, config, owner)

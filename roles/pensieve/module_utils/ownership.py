@@ -250,12 +250,12 @@ class _Environment:
                     raise ForeignError(errno.EINVAL, f"line {number} names no folder", str(file)) from None
 
 
-def require_own_environment(venv: Path, uid: int) -> None:
+def require_own_environment(venv: Path, uid: int, home: Path) -> None:
     """Raise ForeignError where others than a user and root may change what an environment's interpreter runs.
 
     That is the interpreter, `pyvenv.cfg`, all programs and packages however deep, those of the Python that it was made
-    from, the folders that `.pth` files name, and the folders above each of them; the user's own packages and the
-    system's where the environment has them, too. Not what the code there does.
+    from, the folders that `.pth` files name, and the folders above each of them; the packages of the
+    user's home and the system's where the environment has them, too. Not what the code there does.
     """
     looked = _Environment(uid)
     try:
@@ -268,8 +268,8 @@ def require_own_environment(venv: Path, uid: int) -> None:
         }
         looked.require_prefix(venv)
         prefixes = [] if python is None else [python.parent.parent]
-        if home := settings.get("home"):
-            made_from = Path(home)
+        if settings.get("home"):
+            made_from = Path(settings["home"])
             prefixes.append(made_from.parent)
             for program in made_from.glob("python3*"):
                 if end := looked.require_way(program):
@@ -277,9 +277,8 @@ def require_own_environment(venv: Path, uid: int) -> None:
         for prefix in dict.fromkeys(prefixes):
             looked.require_prefix(prefix)
         if settings.get("include-system-site-packages", "true").lower() == "true":
-            with contextlib.suppress(KeyError):
-                for library in Path(pwd.getpwuid(uid).pw_dir).glob(".local/lib/python*"):
-                    looked.require_packages(library)
+            for library in home.glob(".local/lib/python*"):
+                looked.require_packages(library)
             if Path("/usr") in prefixes:
                 for library in Path("/usr/local/lib").glob("python*"):
                     looked.require_packages(library)
