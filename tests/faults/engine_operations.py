@@ -58,7 +58,7 @@ PROMISES = {
     r"every settings file|the manifest of before|this step, which has done nothing": ("files",),
     r"content of the damaged files": ("damaged",),
     # Of these only that they are said can be told.
-    r"all that this connection was to change|^all but ": (),
+    r"all that this connection was to change|^all but |^no file that was to change": (),
 }
 PARTS = re.compile(r"Found: (.+?)\s+Expected: (.+?)\s+Untouched: (.+?)\s+Next: (.+)", re.DOTALL)
 

@@ -192,12 +192,14 @@ class Staged:
             self._held = held.pop_all()
 
     def _remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._part, dir_fd=self._folder)
+        if self._part:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part, dir_fd=self._folder)
 
     def put(self) -> None:
         """Let it take its place, on the disk, too."""
         os.replace(self._part, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._part = ""  # and nothing is left to remove
         flush(self._folder)
 
     def close(self) -> None:
