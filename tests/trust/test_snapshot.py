@@ -1,4 +1,4 @@
-"""What a file names as the process that holds a snapshot is ended only where it is this user's."""
+"""Of a snapshot, a process is ended only where it is this user's, and a folder removed only where it is ours."""
 
 from __future__ import annotations
 
@@ -41,3 +41,14 @@ def test_another_users_process_is_not_ended(theirs: int, tmp_path: Path) -> None
     assert end(folder)
     assert not folder.exists()
     assert processes.started(theirs) == began
+
+
+@pytest.mark.parametrize("name", ["snapshot", "snapshot.next"])
+@pytest.mark.parametrize("left", [[], ["snapshot.json.part"], ["mine"]])
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path: Path, name: str, left: list[str]) -> None:
+    (tmp_path / name).mkdir()
+    for file in left:
+        (tmp_path / name / file).touch()
+    ours = left != ["mine"]
+    assert end(tmp_path / "snapshot") is ours
+    assert (tmp_path / name).exists() is not ours

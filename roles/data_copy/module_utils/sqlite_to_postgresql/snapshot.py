@@ -14,6 +14,7 @@ process, working in that folder by its inode, does not mind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -171,16 +172,20 @@ def _failed(made: Snapshot) -> EngineError:
 def end(folder: Path) -> bool:
     """End the holder, and the one that follows, and remove what they knew. Tells whether anything was there."""
     following = read(later(folder))
-    if following is not None:
-        _end(later(folder))
-        if following.database:  # A damaged file does not say where the copy is.
-            later(Path(following.database)).unlink(missing_ok=True)
-    return _end(folder) or following is not None
+    followed = _end(later(folder))
+    if following is not None and following.database:  # A damaged file does not say where the copy is.
+        later(Path(following.database)).unlink(missing_ok=True)
+    return _end(folder) or followed
 
 
 def _end(folder: Path) -> bool:
     found = read(folder)
     if found is None:
+        # Who was killed here may have left the folder, and in it the part of a file.
+        with contextlib.suppress(OSError):
+            (folder / "snapshot.json.part").unlink(missing_ok=True)
+            folder.rmdir()
+            return True
         return False
     if found.pid and _started(found.pid) == found.started:
         handle = os.pidfd_open(found.pid) if hasattr(os, "pidfd_open") else -1
