@@ -119,6 +119,9 @@ def test_a_log_names_no_value(line: str, said: str) -> None:
         (f"vlm:\n  token: [{SECRET}\n", f"  |   token: [{SECRET}", "  |   token: (not shown)"),
         ("token: p.w!d:x\n", "KeyError: 'p.w!d:x'", "KeyError: '(not shown)'"),
         (f"{SECRET}\n", f"found {SECRET}", "found (not shown)"),
+        ("tokens:\n- p.w!d:x\n", "KeyError: 'p.w!d:x'", "KeyError: '(not shown)'"),
+        (f"prompt: |\n  {SECRET}: x\n", f"found {SECRET}", "found (not shown)"),
+        (f"ocr: !!bool {SECRET.upper()}\n", f"KeyError: '{SECRET}'", "KeyError: '(not shown)'"),
         (
             "base_dir: /home/ada/.memos\ndatabase_path: database.db\nocr:\n  enabled: false\n",
             "unable to open database file /home/ada/.memos/database.db, false",

@@ -141,9 +141,9 @@ ANSWER = {
 }
 
 
-def interpreter(machine: Machine, venv: Path | str, user: str = "owner") -> None:
+def interpreter(machine: Machine, venv: Path | str, user: str = "owner", **answer: Any) -> None:
     """Make a virtual environment of a user's whose interpreter notes in /tmp/seen as whom it runs."""
-    text = INTERPRETER.replace("{answer}", json.dumps(ANSWER))
+    text = INTERPRETER.replace("{answer}", json.dumps({**ANSWER, **answer}))
     packages = f"{venv}/lib/python3.11/site-packages/memos"
     machine.sh(
         f"mkdir -p {venv}/bin {packages}; touch {venv}/pyvenv.cfg\n"

@@ -114,3 +114,14 @@ def test_a_strangers_process_is_no_pensieve_of_root(machine: Machine, home: Path
     check = "sys.path.append('/project/scripts')\nimport pensieve_health_check as check\n"
     found = machine.python("root", f"{check}print(check.processes(Path('/root')))")
     assert found == "{'serve': [], 'record': [], 'watch': []}\n"
+
+
+def test_a_server_that_pensieve_takes_for_a_file_keeps_its_password(machine: Machine, home: Path) -> None:
+    setting = "postgres://me:hunter2@db/x"
+    interpreter(
+        machine, home / ".memos/venv", database_setting=setting, database=f"{home}/.memos/postgres:/me:hunter2@db/x"
+    )
+    told = machine.module("owner", "pensieve_facts", user_home=str(home), venv="")
+    assert [problem["code"] for problem in told["problems"]] == ["database_setting"], told
+    assert (told["installation"]["database"], told["installation"]["database_setting"]) == (None, "(not shown)")
+    assert "hunter2" not in str(told)

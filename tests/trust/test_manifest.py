@@ -67,6 +67,8 @@ FOREIGN: list[tuple[tuple[str | int, ...], Any]] = [
     (("backup", "database"), "/home/owner/state/backups"),
     (("backup", "database"), f"/home/owner/state/backups/{STAMP}"),
     (("backup", "database"), f"/home/owner/state/backups/{STAMP}/../../../.memos/database.db"),
+    (("backup", "database"), "/home/owner/loop/database.db"),
+    (("files", 0, "path"), "/home/owner/loop/config.yaml"),
     (("source", "database"), "/home/stranger/database.db"),
     (("source", "database"), "/etc/passwd"),
     (("source", "database"), "/etc/new.db"),
@@ -121,7 +123,7 @@ for content in json.loads(CONTENTS):
 def test_what_is_none_of_this_installation_is_refused(
     machine: Machine, home: Path, changes: list[tuple[tuple[str | int, ...], Any]], kind: str
 ) -> None:
-    machine.sh(f"ln -s /home/stranger {home}/link", "owner")
+    machine.sh(f"ln -s /home/stranger {home}/link; ln -s loop {home}/loop", "owner")
     machine.sh("touch /home/stranger/database.db", "stranger")
     contents = [manifest(home), *(changed(manifest(home), place, value) for place, value in changes)]
     said = machine.python("owner", f"CONTENTS = {json.dumps(contents)!r}\n{READ}").splitlines()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import os
 import time
 from pathlib import Path
@@ -209,7 +209,8 @@ def test_as_whom_a_unit_of_root_runs_its_command(command: str, user: str | None)
     """Only such a command is the user's; others merely name them."""
     (found,) = commands(shown(command))
     assert found.user == user
-    assert found.words == command.split() or found.words[0] in ("memos", "-c", "/home/ada/.memos/venv/bin/memos")
+    assert command.endswith(" ".join(found.words))
+    assert (found.words == command.split()) is (user is None)
 
 
 def shown(command: str) -> str:
@@ -262,21 +263,26 @@ def test_a_link_in_a_circle_hides_no_file_that_others_may_write(tmp_path: Path) 
         require_own_environment(tmp_path / "venv", os.geteuid(), tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, None])
-def test_a_manifest_that_has_no_end(text: str | None, tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    copy = str(tmp_path / "loop" / "database.db")
-    whole: dict[str, Any] = {
-        "phase": "complete",
-        "stamp": "20251125T110555Z",
-        "uri": "",
-        "setting": "",
-        "services": [],
-        "files": [],
-    }
-    whole |= {"source": {"database": str(tmp_path / "database.db")}, "backup": {"database": copy}}
-    (tmp_path / "manifest.json").write_text(text or json.dumps(whole))
-    with pytest.raises(ValueError, match="nested without end|round in a circle|as a copy"):
-        migration_manifest.read(
-            tmp_path / "manifest.json", migration_manifest.Bounds(os.geteuid(), tmp_path, [tmp_path])
-        )
+def test_a_manifest_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="nested without end"):
+        migration_manifest.read(tmp_path / "manifest.json")
+
+
+def test_what_goes_while_it_is_looked_at_does_not_matter(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python writes its caches under other names first."""
+    packages = venv / PACKAGES.partition("/")[2]
+    (packages / "memos" / "code.pyc.1").touch()
+    (packages / "memos" / "link").symlink_to("code.pyc.1")
+    scandir = os.scandir
+
+    def vanish(folder: str | Path) -> Any:
+        with scandir(folder) as entries:
+            found = list(entries)
+        for name in ("code.pyc.1", "link"):
+            (Path(folder) / name).unlink(missing_ok=True)
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    require_own_environment(venv, os.geteuid(), venv.parent / "home")
+    assert not (packages / "memos" / "link").is_symlink()

@@ -501,8 +501,8 @@ def gather(home: Path, wanted_venv: str, places: list[str]) -> tuple[dict[str, A
     if unknown or not facts.get("is_sqlite", True):
         # It is told to people, and only compared with a URI of ours, which holds no password.
         facts["database_setting"] = shown(facts["database_setting"])
-    if unknown:  # the file that Pensieve would make is named after all of it
-        del facts["database"]
+    if unknown:  # the file that Pensieve has made is named after all of it
+        facts["database"] = None
     problems = unknown + judge(probe, venv, config) + other + judge_environments(home, processes)
     if "endpoint" in facts and not ADDRESS.fullmatch(facts["endpoint"]):
         problems.append(

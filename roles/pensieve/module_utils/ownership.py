@@ -144,7 +144,10 @@ class _Environment:
 
     def require_linked(self, link: Path) -> Path | None:
         """The same for a link in a folder that was looked at; quick where many lead into one folder."""
-        target = link.parent / link.readlink()
+        try:
+            target = link.parent / link.readlink()
+        except FileNotFoundError:  # it went meanwhile
+            return None
         place = self.require_way(target.parent) if target.name != ".." else None
         if place is None:
             return self.require_way(link)
@@ -160,11 +163,12 @@ class _Environment:
 
     def entries(self, folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
         """What lies in a folder, with its status, looked at unless it is a link."""
-        try:
-            with os.scandir(folder) as found:
-                entries = [(entry.path, entry.stat(follow_symlinks=False)) for entry in found]
-        except PermissionError:  # who may not look there runs nothing from there
-            return
+        entries = []
+        with contextlib.suppress(PermissionError, FileNotFoundError), os.scandir(folder) as found:
+            for entry in found:
+                # Who may not look there runs nothing from there; and what goes meanwhile is run by nobody.
+                with contextlib.suppress(FileNotFoundError):
+                    entries.append((entry.path, entry.stat(follow_symlinks=False)))
         for path, status in entries:
             # Nothing is imported from a socket, a pipe or a device.
             if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):

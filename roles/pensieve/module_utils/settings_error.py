@@ -32,6 +32,7 @@ SCHEME = re.compile(r"(sqlite|postgresql)(\+\w+)?:(//)?")
 HARMLESS = ("base_dir", "database_path", "screenshots_dir", "server_host", "server_port")
 """Settings whose values may be told, where they hold no password."""
 
+KEY = re.compile(r"[a-z_]+")
 WORD = re.compile(r"\w[\w-]{4,}")
 VALUES = 2000
 """Values of a settings file that are looked for in a log as they are; of further ones their words."""
@@ -71,17 +72,22 @@ def without_content(log: str) -> str:
 
 
 def without_values(log: str, settings: str) -> str:
-    """A log without what stands in a settings file, read or not; HARMLESS settings without a password may be told."""
-    values = []
+    """A log without what stands in a settings file, read or not: values and words of five characters or more.
+
+    HARMLESS settings without a password may be told.
+    """
+    values = set()
     for line in settings.splitlines():
-        key, colon, value = line.partition(":")
-        value = (value if colon else line).strip().strip("\"'")
-        if value != "false" and (key.strip() not in HARMLESS or shown(value) != value):
-            values.append(value)
-    words = {word for value in values for word in WORD.findall(value)}
-    for value in sorted({value for value in values if len(value) > len("true")}, key=len, reverse=True)[:VALUES]:
+        key, _, value = line.strip().partition(":")
+        if not KEY.fullmatch(key):  # an item of a list, or a further line of a value, which may have a colon of its own
+            value = line.strip().removeprefix("- ")
+        value = value.strip().strip("\"'")
+        if value != "false" and (key not in HARMLESS or shown(value) != value):
+            values.add(value)
+    words = {word.lower() for value in values for word in WORD.findall(value)}
+    for value in sorted((value for value in values if len(value) > len("true")), key=len, reverse=True)[:VALUES]:
         log = log.replace(value, HIDDEN)
-    return WORD.sub(lambda word: HIDDEN if word[0] in words else word[0], log)
+    return WORD.sub(lambda word: HIDDEN if word[0].lower() in words else word[0], log)
 
 
 def shown(value: str) -> str:
